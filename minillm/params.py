@@ -1,0 +1,74 @@
+"""The only reader of params files: YAML 1.2 as DVC reads it, checked, with one-line errors."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError
+
+from minillm.config import Params
+from minillm.errors import UserError
+
+
+class ConfigError(UserError):
+    """A params file that cannot be used; its text has one line per fault, naming the key."""
+
+
+def load_params(path: Path) -> Params:
+    """Return the validated params of a YAML 1.2 file; raises ConfigError with one line per fault."""
+    return parse_params(read_yaml(path), source=path.name)
+
+
+def read_yaml(path: Path) -> Any:
+    """Return the plain content of a YAML 1.2 file, read as DVC reads it; duplicate keys are refused."""
+    try:
+        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}") from None
+    except MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"{path.name}:{mark.line + 1}" if mark else path.name
+        problem = (error.problem or str(error)).split("\n")[0]
+        raise ConfigError(f"{where}: {problem}") from None
+
+
+def parse_params(content: Any, source: str) -> Params:
+    """Return the params of parsed YAML; `source` names the file in errors."""
+    if not isinstance(content, dict):
+        raise ConfigError(f"{source}: a mapping of sections is needed, got {type(content).__name__}")
+    try:
+        return Params.model_validate(content)
+    except ValidationError as error:
+        lines = [_fault_line(source, fault) for fault in error.errors()]
+        raise ConfigError("\n".join(lines)) from None
+
+
+def _fault_line(source: str, fault: Any) -> str:
+    key = ".".join(str(part) for part in fault["loc"]) or "(file)"
+    kind, value = fault["type"], fault["input"]
+    if kind == "missing":
+        return f"{source}: {key}: missing; every knob must be given"
+    if kind == "extra_forbidden":
+        return f"{source}: {key}: unknown key{_suggestion(fault['loc'])}"
+    message = fault["msg"].removeprefix("Value error, ")
+    shown = "" if isinstance(value, (dict, BaseModel)) else f" (got {value!r})"
+    return f"{source}: {key}: {message}{shown}"
+
+
+def _suggestion(location: tuple[Any, ...]) -> str:
+    known = _known_keys(location[:-1])
+    close = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; known keys: {', '.join(known)}"
+
+
+def _known_keys(parents: tuple[Any, ...]) -> list[str]:
+    section: Any = Params
+    for part in parents:
+        section = section.model_fields[part].annotation
+    return list(section.model_fields)

@@ -1,0 +1,42 @@
+"""Run one stage: `python -m tasks STAGE`, or apply a preset: `python -m tasks preset NAME`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+
+from minillm.errors import UserError
+from tasks.runner import STAGES, run_stage
+
+_USER_ERROR_EXIT = 2
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Return the exit code of one stage or preset; users' mistakes end in one line each, without a traceback."""
+    parser = argparse.ArgumentParser(prog="python -m tasks", description=__doc__)
+    parser.add_argument("stage", choices=[*STAGES, "preset"], help="a stage of dvc.yaml, or `preset`")
+    parser.add_argument("name", nargs="?", help="with `preset`: a name in configs/, or a path to an overlay")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    try:
+        _dispatch(parser, options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return _USER_ERROR_EXIT
+    return 0
+
+
+def _dispatch(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    if options.stage != "preset":
+        run_stage(options.stage)
+    elif options.name is None:
+        parser.error("preset needs a name")
+    else:
+        from tasks.preset import apply_preset
+
+        print(apply_preset(options.name))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

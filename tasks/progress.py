@@ -1,0 +1,37 @@
+"""Progress of long loops: a bar on a terminal, plain lines with rate and ETA elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from tqdm import tqdm
+
+Item = TypeVar("Item")
+_LINE_EVERY_S = 5.0
+
+
+def progress(items: Iterable[Item], name: str, total: int) -> Iterator[Item]:
+    """Yield the items while showing how many of `total` are done, how fast, and when the rest will be."""
+    if sys.stderr.isatty():
+        yield from tqdm(items, desc=name, total=total, dynamic_ncols=True)
+    else:
+        yield from _with_lines(items, name, total)
+
+
+def _with_lines(items: Iterable[Item], name: str, total: int) -> Iterator[Item]:
+    start = last = time.monotonic()
+    for done, item in enumerate(items, start=1):
+        yield item
+        now = time.monotonic()
+        if now - last >= _LINE_EVERY_S or done == total:
+            last = now
+            print(_line(name, done, total, now - start), flush=True)
+
+
+def _line(name: str, done: int, total: int, elapsed_s: float) -> str:
+    rate = done / max(elapsed_s, 1e-9)
+    remaining_s = int((total - done) / rate)
+    return f"{name}: {done}/{total} ({100 * done // total}%) {rate:.2f}/s ETA {remaining_s // 60}:{remaining_s % 60:02d}"

@@ -1,0 +1,75 @@
+"""Run one stage with the params it declares, and refuse to finish when its inputs changed meanwhile."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from minillm.config import Params
+from minillm.errors import UserError
+from minillm.params import load_params, read_yaml
+from tasks.tracking import open_tracker
+
+STAGES = ("prepare", "teacher", "warmup", "distill", "evaluate", "report")
+_PARAMS_PATH = Path("params.yaml")
+_GRAPH_PATH = Path("dvc.yaml")
+
+
+def run_stage(name: str) -> None:
+    """Run `tasks.NAME.run` with the sections of params.yaml that its arguments name."""
+    params = load_params(_PARAMS_PATH)
+    run = importlib.import_module(f"tasks.{name}").run
+    before = _fingerprint(name, run, params)
+    with open_tracker(name, params) as tracker:
+        run(**stage_arguments(run, params), tracker=tracker)
+        if _fingerprint(name, run, load_params(_PARAMS_PATH)) != before:
+            raise UserError(f"stage {name}: its parameters or inputs were edited while it ran; run it again")
+
+
+def stage_sections(run: Callable[..., None]) -> list[str]:
+    """Return the sections of params.yaml that a stage reads: the names of its arguments."""
+    return [name for name in inspect.signature(run).parameters if name != "tracker"]
+
+
+def stage_arguments(run: Callable[..., None], params: Params) -> dict[str, Any]:
+    """Return the sections that a stage reads, by argument name."""
+    return {name: getattr(params, name) for name in stage_sections(run)}
+
+
+def _fingerprint(name: str, run: Callable[..., None], params: Params) -> str:
+    """Return a hash of what DVC will record as the stage's inputs.
+
+    DVC hashes inputs after the command; without this check an edit during the run would be recorded as what made the outputs.
+    """
+    sections = params.model_dump(mode="json", include=set(stage_sections(run)))
+    files = [_file_state(path) for path in _dependency_files(name, params)]
+    return hashlib.sha256(json.dumps([sections, files]).encode()).hexdigest()
+
+
+def _dependency_files(name: str, params: Params) -> Iterator[Path]:
+    for dependency in read_yaml(_GRAPH_PATH)["stages"][name]["deps"]:
+        root = Path(_interpolated(dependency, params))
+        yield from sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else [root]
+
+
+def _interpolated(text: str, params: Params) -> str:
+    def value(match: re.Match[str]) -> str:
+        section: Any = params
+        for part in match[1].split("."):
+            section = getattr(section, part)
+        return str(section)
+
+    return re.sub(r"\$\{([a-z_.]+)\}", value, text)
+
+
+def _file_state(path: Path) -> tuple[str, int, int]:
+    if not path.exists():
+        raise UserError(f"{path}: no such file; an earlier stage has to make it (`dvc repro`)")
+    state = path.stat()
+    return str(path), state.st_size, state.st_mtime_ns
