@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
@@ -44,7 +44,8 @@ class TeacherModelConfig(Section):
 
     @model_validator(mode="after")
     def _location_fits_source(self) -> TeacherModelConfig:
-        return _checked_location(self, needs=("path", "hub"))
+        _require_location(self.source, self.location)
+        return self
 
 
 class StudentModelConfig(Section):
@@ -56,13 +57,13 @@ class StudentModelConfig(Section):
 
     @model_validator(mode="after")
     def _location_fits_source(self) -> StudentModelConfig:
-        return _checked_location(self, needs=("path", "hub"))
+        _require_location(self.source, self.location)
+        return self
 
 
-def _checked_location(model: Any, needs: tuple[str, ...]) -> Any:
-    if model.source in needs and not model.location:
-        raise ValueError(f"location is empty; source {model.source!r} needs a directory or a repository id")
-    return model
+def _require_location(source: str, location: str) -> None:
+    if source in ("path", "hub") and not location:
+        raise ValueError(f"location is empty; source {source!r} needs a directory or a repository id")
 
 
 class ColumnsConfig(Section):

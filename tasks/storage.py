@@ -23,6 +23,7 @@ RESPONSES_DIR = Path("outputs/responses")
 METRICS_DIR = Path("metrics")
 PLOTS_DIR = Path("plots")
 REPORT_PATH = Path("reports/report.html")
+STATE_DIR = Path("state")  # of unfinished stages: outside every output, ignored by git and DVC
 
 
 @contextmanager

@@ -21,17 +21,21 @@ def make_row(rng: Random, category: str, forms: Sequence[str], output: str, **sl
 
 
 def listed(text: str) -> tuple[str, ...]:
-    """The items of a comma-separated text, stripped."""
-    return tuple(item.strip() for item in text.split(","))
+    """The items of a comma-separated text, free of line breaks and outer spaces."""
+    return tuple(" ".join(item.split()) for item in text.split(","))
 
 
 def table(text: str) -> tuple[tuple[str, ...], ...]:
     """The cells of a text with one row a line and cells separated by vertical bars."""
-    return tuple(tuple(cell.strip() for cell in line.split("|")) for line in text.strip().splitlines())
+    lines = text.strip().splitlines()
+    return tuple(tuple(cell.strip() for cell in line.split("|")) for line in lines)
 
 
 def with_article(noun: str) -> str:
-    """The noun with "a" or "an"; the vocabulary holds no noun whose first sound contradicts its first letter."""
+    """The noun after "a" or "an", chosen by its first letter.
+
+    The vocabulary must therefore hold no noun like "hour" or "uniform".
+    """
     return f"an {noun}" if noun[0].lower() in "aeiou" else f"a {noun}"
 
 
@@ -45,8 +49,3 @@ def joined(items: Sequence[str]) -> str:
 def capitalized(text: str) -> str:
     """The text with its first letter in upper case and the rest untouched."""
     return text[0].upper() + text[1:]
-
-
-def uncapitalized(text: str) -> str:
-    """The text with its first letter in lower case and the rest untouched."""
-    return text[0].lower() + text[1:]

@@ -25,46 +25,56 @@ class Verb(NamedTuple):
 
 
 _WOMEN = listed(
-    """Alice, Amina, Anna, Beatriz, Bella, Carla, Chloe, Clara, Diana, Elena, Ella, Emma, Eva, Fatima, Fiona, Grace,
-    Hana, Helen, Ingrid, Irene, Ivy, Jane, Julia, Karen, Kate, Laura, Layla, Lena, Lily, Linda, Lucy, Maria, Marta,
-    Maya, Mei, Mia, Molly, Nadia, Nina, Nora, Olga, Olivia, Paula, Priya, Rita, Rosa, Ruth, Sara, Sofia, Susan, Tara,
-    Vera, Wendy, Yuki, Zoe"""
+    """Alice, Amina, Anna, Beatriz, Bella, Carla, Chloe, Clara, Diana, Elena, Ella, Emma, Eva, Fatima,
+    Fiona, Grace, Hana, Helen, Ingrid, Irene, Ivy, Jane, Julia, Karen, Kate, Laura, Layla, Lena, Lily,
+    Linda, Lucy, Maria, Marta, Maya, Mei, Mia, Molly, Nadia, Nina, Nora, Olga, Olivia, Paula, Priya,
+    Rita, Rosa, Ruth, Sara, Sofia, Susan, Tara, Vera, Wendy, Yuki, Zoe"""
 )
 _MEN = listed(
-    """Adam, Ahmed, Alan, Andre, Ben, Boris, Bruno, Carlos, Chen, Dan, David, Diego, Eric, Erik, Felix, Frank, George,
-    Gustav, Hassan, Henry, Hugo, Ivan, Jack, Jamal, James, Jonas, Kenji, Kevin, Kofi, Leo, Liam, Luis, Marco, Mark,
-    Martin, Max, Mike, Milan, Nick, Noah, Omar, Oscar, Paul, Pedro, Peter, Rafael, Ravi, Robert, Samir, Simon, Stefan,
-    Theo, Tom, Victor, Yusuf"""
+    """Adam, Ahmed, Alan, Andre, Ben, Boris, Bruno, Carlos, Chen, Dan, David, Diego, Eric, Erik, Felix,
+    Frank, George, Gustav, Hassan, Henry, Hugo, Ivan, Jack, Jamal, James, Jonas, Kenji, Kevin, Kofi,
+    Leo, Liam, Luis, Marco, Mark, Martin, Max, Mike, Milan, Nick, Noah, Omar, Oscar, Paul, Pedro,
+    Peter, Rafael, Ravi, Robert, Samir, Simon, Stefan, Theo, Tom, Victor, Yusuf"""
 )
-PEOPLE = tuple(Person(name, "she", "her") for name in _WOMEN) + tuple(Person(name, "he", "his") for name in _MEN)
+PEOPLE = tuple(Person(name, "she", "her") for name in _WOMEN) + tuple(
+    Person(name, "he", "his") for name in _MEN
+)
 
 CITIES = listed(
-    """Amsterdam, Athens, Bangkok, Barcelona, Berlin, Bogota, Boston, Brussels, Budapest, Cairo, Cape Town, Chicago,
-    Copenhagen, Dallas, Delhi, Denver, Dublin, Geneva, Glasgow, Hamburg, Hanoi, Helsinki, Istanbul, Jakarta, Kyoto,
-    Lagos, Lima, Lisbon, London, Lyon, Madrid, Manila, Melbourne, Miami, Milan, Montreal, Mumbai, Munich, Nairobi,
-    Naples, Oslo, Paris, Porto, Prague, Quito, Rome, Santiago, Seattle, Seoul, Seville, Stockholm, Sydney, Tokyo,
-    Toronto, Tunis, Vancouver, Vienna, Warsaw, Zurich"""
+    """Amsterdam, Athens, Bangkok, Barcelona, Berlin, Bogota, Boston, Brussels, Budapest, Cairo, Cape
+    Town, Chicago, Copenhagen, Dallas, Delhi, Denver, Dublin, Geneva, Glasgow, Hamburg, Hanoi,
+    Helsinki, Istanbul, Jakarta, Kyoto, Lagos, Lima, Lisbon, London, Lyon, Madrid, Manila, Melbourne,
+    Miami, Milan, Montreal, Mumbai, Munich, Nairobi, Naples, Oslo, Paris, Porto, Prague, Quito, Rome,
+    Santiago, Seattle, Seoul, Seville, Stockholm, Sydney, Tokyo, Toronto, Tunis, Vancouver, Vienna,
+    Warsaw, Zurich"""
 )
 WEEKDAYS = listed("Monday, Tuesday, Wednesday, Thursday, Friday, Saturday, Sunday")
 MONTHS = listed(
     "January, February, March, April, May, June, July, August, September, October, November, December"
 )
 PAST_TIMES = listed(
-    "yesterday, last night, last week, last month, last Monday, last Friday, on Sunday, on Tuesday, this morning"
+    """yesterday, last night, last week, last month, last Monday, last Friday, on Sunday, on Tuesday, this
+    morning"""
 )
-PRESENT_TIMES = listed("every day, every week, every Monday, every Friday, on Sundays, in the evening, after work")
+PRESENT_TIMES = listed(
+    "every day, every week, every Monday, every Friday, on Sundays, in the evening, after work"
+)
 FUTURE_TIMES = listed("tomorrow, next week, on Saturday, on Thursday, tonight, next Monday, this weekend")
 NUMBER_WORDS = listed("zero, one, two, three, four, five, six, seven, eight, nine, ten, eleven, twelve")
 ORDINALS = listed("first, second, third, fourth")
 
 # Plural group name -> singular members. No word stands in two groups, so "which group" has one answer.
 GROUPS: dict[str, tuple[str, ...]] = {
-    "fruits": listed("apple, pear, banana, cherry, grape, lemon, mango, peach, plum, melon, kiwi, apricot, fig, lime"),
+    "fruits": listed(
+        "apple, pear, banana, cherry, grape, lemon, mango, peach, plum, melon, kiwi, apricot, fig, lime"
+    ),
     "vegetables": listed(
-        "carrot, onion, potato, cabbage, leek, radish, turnip, spinach, celery, lettuce, cauliflower, broccoli"
+        """carrot, onion, potato, cabbage, leek, radish, turnip, spinach, celery, lettuce, cauliflower,
+        broccoli"""
     ),
     "animals": listed(
-        "cat, dog, horse, cow, sheep, goat, rabbit, lion, tiger, bear, wolf, fox, monkey, elephant, camel, deer"
+        """cat, dog, horse, cow, sheep, goat, rabbit, lion, tiger, bear, wolf, fox, monkey, elephant,
+        camel, deer"""
     ),
     "birds": listed("eagle, owl, robin, swan, sparrow, parrot, penguin, crow, pigeon, falcon, stork, gull"),
     "insects": listed("ant, bee, wasp, beetle, butterfly, moth, mosquito, cricket, dragonfly, ladybug"),
@@ -72,30 +82,55 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "flowers": listed("rose, tulip, daisy, lily, violet, orchid, daffodil, sunflower, poppy, carnation"),
     "tools": listed("hammer, saw, drill, wrench, screwdriver, pliers, axe, shovel, rake, chisel, ladder"),
     "clothes": listed("shirt, coat, scarf, hat, sock, glove, dress, skirt, sweater, jacket, belt, shoe"),
-    "pieces of furniture": listed("chair, table, sofa, bed, desk, wardrobe, bookcase, bench, stool, armchair"),
-    "vehicles": listed("car, bus, train, bicycle, truck, tram, plane, boat, motorcycle, taxi, van, helicopter"),
+    "pieces of furniture": listed(
+        "chair, table, sofa, bed, desk, wardrobe, bookcase, bench, stool, armchair"
+    ),
+    "vehicles": listed(
+        "car, bus, train, bicycle, truck, tram, plane, boat, motorcycle, taxi, van, helicopter"
+    ),
     "instruments": listed("piano, violin, guitar, flute, drum, trumpet, cello, harp, clarinet, accordion"),
-    "sports": listed("football, tennis, golf, hockey, basketball, rugby, swimming, boxing, volleyball, rowing"),
+    "sports": listed(
+        "football, tennis, golf, hockey, basketball, rugby, swimming, boxing, volleyball, rowing"
+    ),
     "colors": listed("red, blue, green, yellow, purple, brown, black, white, gray, pink"),
     "drinks": listed("water, tea, coffee, milk, juice, lemonade, cocoa, soda, cider"),
     "metals": listed("iron, copper, gold, silver, tin, zinc, lead, aluminum, nickel"),
     "planets": listed("Mercury, Venus, Mars, Jupiter, Saturn, Uranus, Neptune"),
-    "jobs": listed("baker, nurse, pilot, farmer, teacher, plumber, lawyer, tailor, dentist, butcher, waiter, judge"),
+    "jobs": listed(
+        "baker, nurse, pilot, farmer, teacher, plumber, lawyer, tailor, dentist, butcher, waiter, judge"
+    ),
     "school items": listed("pencil, eraser, ruler, notebook, backpack, pen, textbook, crayon"),
     "kitchen items": listed("spoon, fork, plate, bowl, kettle, pan, cup, toaster, whisk, teapot"),
     "parts of the body": listed("arm, leg, nose, knee, elbow, shoulder, ankle, finger, thumb, heel"),
     "kinds of weather": listed("rain, snow, fog, wind, hail, sunshine, frost, thunder"),
 }
 SHOPPING = listed(
-    """apples, bread, butter, cheese, eggs, flour, honey, jam, milk, mushrooms, noodles, nuts, olives, onions, oranges,
-    pepper, potatoes, rice, salt, soap, sugar, tea, tomatoes, yogurt, carrots, grapes, beans, candles, pasta, fish"""
+    """apples, bread, butter, cheese, eggs, flour, honey, jam, milk, mushrooms, noodles, nuts, olives,
+    onions, oranges, pepper, potatoes, rice, salt, soap, sugar, tea, tomatoes, yogurt, carrots, grapes,
+    beans, candles, pasta, fish"""
 )
 HOBBIES = listed(
-    """chess, painting, hiking, cooking, photography, gardening, swimming, dancing, reading, fishing, knitting, cycling,
-    singing, pottery, skiing, yoga, sailing, running, camping, baking"""
+    """chess, painting, hiking, cooking, photography, gardening, swimming, dancing, reading, fishing,
+    knitting, cycling, singing, pottery, skiing, yoga, sailing, running, camping, baking"""
 )
 COLORS = listed("red, blue, green, yellow, white, black, brown, purple, orange, gray, pink, golden")
-MATERIALS = listed("wooden, plastic, metal, glass, leather, cotton, paper, stone")
+MATERIALS = listed("wooden, plastic, metal, glass")
+SIZES = listed("small, medium, large")
+
+# Singular and plural.
+NOUNS = tuple(
+    tuple(pair.split())
+    for pair in listed(
+        """leaf leaves, child children, city cities, box boxes, mouse mice, foot feet, tooth teeth, knife
+        knives, baby babies, bus buses, dish dishes, story stories, wolf wolves, goose geese, woman
+        women, man men, shelf shelves, party parties, tomato tomatoes, potato potatoes, cherry
+        cherries, watch watches, glass glasses, fox foxes, key keys, toy toys, monkey monkeys, country
+        countries, loaf loaves, half halves, lady ladies, church churches, bench benches, brush
+        brushes, dress dresses, puppy puppies, hero heroes, thief thieves, life lives, wife wives,
+        berry berries, family families, apple apples, chair chairs, window windows, river rivers,
+        teacher teachers, bridge bridges, pencil pencils, garden gardens, ticket tickets, ocean oceans"""
+    )
+)
 
 VERBS = tuple(
     Verb(base, third, past, progressive, listed(objects))
@@ -146,7 +181,10 @@ def members_outside(group: str) -> tuple[str, ...]:
     """Words of groups that cannot be confused with the given group."""
     confusable = _CONFUSABLE.get(group, ())
     return tuple(
-        word for other, words in GROUPS.items() if other != group and other not in confusable for word in words
+        word
+        for other, words in GROUPS.items()
+        if other != group and other not in confusable
+        for word in words
     )
 
 

@@ -1,0 +1,122 @@
+"""From log-probabilities to advantages: rewards, returns, length normalization, baselines, importance weights.
+
+All tensors are (B, T) and detached; positions outside the response mask are 0 in every result.
+Source: arXiv:2306.08543, sections 2.2 (single-step decomposition, teacher-mixed sampling, length normalization).
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from minillm.config import ObjectiveConfig
+from minillm.types import Experience, Rollout
+
+_STD_FLOOR = 1e-6  # keeps a group without signal at zero advantage instead of dividing by zero
+
+
+def token_rewards(teacher_logprobs: Tensor, old_logprobs: Tensor, response_mask: Tensor) -> Tensor:
+    """Return r_t = log teacher - log student: positive where the teacher likes the token more."""
+    return torch.where(response_mask, teacher_logprobs - old_logprobs, 0.0).detach()
+
+
+def step_ratios(old_logprobs: Tensor, behavior_logprobs: Tensor, response_mask: Tensor) -> Tensor:
+    """Return rho_t = student / mixture of each sampled token, at most 1 / (1 - alpha); 1 outside the mask."""
+    log_ratio = torch.where(response_mask, old_logprobs - behavior_logprobs, 0.0)
+    return log_ratio.exp().detach()
+
+
+def prefix_weights(ratios: Tensor) -> Tensor:
+    """Return W_t, the product of the ratios through t."""
+    return ratios.cumprod(dim=1)
+
+
+def single_step_weights(ratios: Tensor, importance: Literal["per_token", "per_decision", "none"]) -> Tensor:
+    """Return the weight of the single-step term: W_{t-1} under `per_decision` (exact), else 1."""
+    if importance != "per_decision":
+        return torch.ones_like(ratios)
+    weights = prefix_weights(ratios)
+    return torch.cat([torch.ones_like(weights[:, :1]), weights[:, :-1]], dim=1)
+
+
+def discounted_returns(
+    rewards: Tensor,
+    response_mask: Tensor,
+    *,
+    returns_from: Literal["next", "current"],
+    length_normalize: bool,
+    gamma: float,
+) -> Tensor:
+    """Return the reward to go of each token, from the next one (or, to reproduce published code, the current one).
+
+    With `length_normalize` it is the mean of the remaining rewards: numerator and denominator are discounted alike,
+    and the return is 0 when none remain.
+    """
+    totals = _reward_to_go(rewards, gamma)
+    if length_normalize:
+        counts = _reward_to_go(response_mask.to(rewards.dtype), gamma)
+        totals = torch.where(counts > 0, totals / counts.clamp(min=1), 0.0)
+    if returns_from == "next":
+        totals = torch.cat([totals[:, 1:], torch.zeros_like(totals[:, :1])], dim=1)
+    return torch.where(response_mask, totals, 0.0)
+
+
+def _reward_to_go(rewards: Tensor, gamma: float) -> Tensor:
+    total = torch.zeros_like(rewards[:, 0])
+    columns = []
+    for column in reversed(rewards.unbind(dim=1)):
+        total = column + gamma * total
+        columns.append(total)
+    return torch.stack(columns[::-1], dim=1)
+
+
+def normalized_advantages(
+    returns: Tensor,
+    response_mask: Tensor,
+    *,
+    baseline: Literal["none", "batch_mean", "group_mean"],
+    scale: Literal["none", "std"],
+    group_size: int,
+) -> Tensor:
+    """Return (return - baseline) / scale over real tokens only.
+
+    The statistics are those of the batch, or of each group of `group_size` consecutive rows under `group_mean`.
+    """
+    num_rows = group_size if baseline == "group_mean" else returns.shape[0]
+    groups = zip(returns.split(num_rows), response_mask.split(num_rows), strict=True)
+    return torch.cat([_normalized(part, mask, baseline != "none", scale == "std") for part, mask in groups])
+
+
+def _normalized(returns: Tensor, response_mask: Tensor, center: bool, scale: bool) -> Tensor:
+    values = returns[response_mask]
+    mean = values.mean()
+    advantages = returns - mean if center else returns
+    if scale:
+        advantages = advantages / (values - mean).square().mean().sqrt().clamp(min=_STD_FLOOR)
+    return torch.where(response_mask, advantages, 0.0)
+
+
+def with_advantages(rollout: Rollout, *, objective: ObjectiveConfig, group_size: int) -> Experience:
+    """Return the rollout with advantages, ratios and weights under the given choices."""
+    mask, importance = rollout.response_mask, objective.importance
+    ratios = step_ratios(rollout.old_logprobs, rollout.behavior_logprobs, mask)
+    rewards = token_rewards(rollout.teacher_logprobs, rollout.old_logprobs, mask)
+    returns = discounted_returns(
+        rewards * prefix_weights(ratios) if importance == "per_decision" else rewards,
+        mask,
+        returns_from=objective.returns_from,
+        length_normalize=objective.length_normalize,
+        gamma=objective.gamma,
+    )
+    advantages = normalized_advantages(
+        returns, mask, baseline=objective.baseline, scale=objective.scale, group_size=group_size
+    )
+    return Experience(
+        **{item.name: getattr(rollout, item.name) for item in fields(rollout)},
+        advantages=advantages,
+        ratios=ratios if importance == "per_token" else torch.ones_like(ratios),
+        single_step_weights=single_step_weights(ratios, importance),
+    )

@@ -1,0 +1,49 @@
+"""Where and in which arithmetic models run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from minillm.errors import UserError
+
+
+@dataclass(frozen=True)
+class Compute:
+    """A device and the dtype of matrix products on it; losses and log-probabilities stay in float32."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
+        """Run matrix products of float32 models in `dtype`."""
+        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
+            yield
+
+    def __str__(self) -> str:
+        return f"{self.device.type} in {str(self.dtype).removeprefix('torch.')}"
+
+
+def choose_compute(
+    device: Literal["auto", "cpu", "cuda"], precision: Literal["auto", "float32", "bfloat16"], num_threads: int
+) -> Compute:
+    """Return the device and dtype to use and set the number of CPU threads (0 keeps all cores)."""
+    if num_threads:
+        torch.set_num_threads(num_threads)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("params.yaml: runtime.device: 'cuda', but this machine shows no CUDA device; use auto or cpu")
+    name = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    if precision == "auto":
+        precision = "bfloat16" if _has_fast_bfloat16(name) else "float32"
+    return Compute(torch.device(name), getattr(torch, precision))
+
+
+def _has_fast_bfloat16(device_name: str) -> bool:
+    if device_name == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

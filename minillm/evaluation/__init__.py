@@ -1,0 +1,1 @@
+"""How good a model's responses are: overlap with references, and distance from the teacher."""

@@ -1,0 +1,43 @@
+"""Reverse KL from a student to its teacher on given responses, exact over the vocabulary at every position."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from minillm.device import Compute
+from minillm.divergences import reverse_kl
+from minillm.logprobs import head_logits, response_hidden
+from minillm.prompts import pad_left, pad_right
+
+
+@torch.no_grad()
+def summed_reverse_kl(
+    student: Any,
+    teacher: Any,
+    prompts: Sequence[Sequence[int]],
+    responses: Sequence[Sequence[int]],
+    *,
+    batch_size: int,
+    pad_id: int,
+    compute: Compute,
+) -> Iterator[tuple[float, int]]:
+    """Yield, batch by batch, the sum of KL(student || teacher) in nats over response tokens, and their number."""
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]) + len(responses[index]))
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        parts = *pad_left([prompts[row] for row in rows], pad_id), *pad_right([responses[row] for row in rows], pad_id)
+        tensors = [part.to(compute.device) for part in parts]
+        with compute.autocast():
+            student_logits, teacher_logits = (
+                head_logits(model, response_hidden(model, *tensors)[tensors[3]]) for model in (student, teacher)
+            )
+        yield float(reverse_kl(student_logits, teacher_logits).sum()), int(tensors[3].sum())
+
+
+def mean_reverse_kl(parts: Iterator[tuple[float, int]]) -> float:
+    """Return nats per token over all batches."""
+    sums = list(parts)
+    return sum(total for total, _ in sums) / sum(count for _, count in sums)

@@ -1,0 +1,83 @@
+"""Responses to prompts, batch by batch: for rollouts, validation and evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from minillm.draws import component_draws, token_uniforms
+from minillm.prompts import pad_left
+from minillm.sampling import sample_responses
+from minillm.types import PromptBatch
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How responses are drawn.
+
+    seed: of the draws; None decodes greedily.
+    step: keys the draws beside the seed, so that every phase of a run draws anew.
+    batch_size: rows decoded together; changes no draw.
+    max_tokens: response length at most, the end token included.
+    """
+
+    seed: int | None
+    step: int
+    batch_size: int
+    temperature: float
+    max_tokens: int
+    end_id: int
+    pad_id: int
+
+
+def generate_responses(
+    student: Any,
+    prompts: Sequence[Sequence[int]],
+    row_ids: Sequence[int],
+    decoding: Decoding,
+    teacher: Any = None,
+    teacher_mix_alpha: float = 0.0,
+) -> Iterator[list[tuple[int, list[int]]]]:
+    """Yield per batch (index of the prompt, response ids through the end token), prompts of similar length together.
+
+    Draws are keyed by (seed, step, row_id, position). With `teacher_mix_alpha` > 0 tokens come from the mixture.
+    """
+    device = next(student.parameters()).device
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    for start in range(0, len(order), decoding.batch_size):
+        indices = order[start : start + decoding.batch_size]
+        ids, mask = pad_left([prompts[index] for index in indices], decoding.pad_id)
+        batch = PromptBatch(ids.to(device), mask.to(device), [row_ids[index] for index in indices])
+        responses = sample_responses(
+            student,
+            teacher,
+            batch,
+            uniforms=_uniforms(batch, decoding),
+            teacher_picks=_teacher_picks(decoding, start, teacher_mix_alpha),
+            temperature=decoding.temperature,
+            end_id=decoding.end_id,
+            pad_id=decoding.pad_id,
+        )
+        pairs = zip(responses.response_ids, responses.response_mask, strict=True)
+        yield list(zip(indices, [row[kept].tolist() for row, kept in pairs], strict=True))
+
+
+def _uniforms(batch: PromptBatch, decoding: Decoding) -> torch.Tensor | None:
+    if decoding.seed is None:
+        return None
+    return token_uniforms(decoding.seed, decoding.step, batch.row_ids, decoding.max_tokens)
+
+
+def _teacher_picks(decoding: Decoding, start: int, teacher_mix_alpha: float) -> list[bool]:
+    if decoding.seed is None or teacher_mix_alpha == 0:
+        return [False] * decoding.max_tokens
+    return component_draws(decoding.seed, decoding.step, start, decoding.max_tokens, teacher_mix_alpha)
+
+
+def all_responses(batches: Iterator[list[tuple[int, list[int]]]]) -> list[list[int]]:
+    """Return the responses of every batch in the order of their prompts."""
+    by_index = dict(pair for batch in batches for pair in batch)
+    return [by_index[index] for index in range(len(by_index))]

@@ -1,0 +1,55 @@
+"""From models to log-probabilities: the one next-token shift, the head, and the mixture of two models.
+
+Shapes: B batch, P prompt, T response, H hidden, V vocabulary, N response tokens of a batch.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def position_ids(attention_mask: Tensor) -> Tensor:
+    """Return positions (B, L) that count real tokens only, so that left padding does not shift them."""
+    return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
+
+
+def response_hidden(
+    model: Any, prompt_ids: Tensor, prompt_mask: Tensor, response_ids: Tensor, response_mask: Tensor
+) -> Tensor:
+    """Return the states (B, T, H) from which the head predicts each response token.
+
+    The state that predicts response token t is the one at token t - 1; the first is predicted from the prompt's last.
+    """
+    ids = torch.cat([prompt_ids, response_ids], dim=1)
+    mask = torch.cat([prompt_mask, response_mask], dim=1)
+    output = model.base_model(
+        input_ids=ids, attention_mask=mask.long(), position_ids=position_ids(mask), use_cache=False
+    )
+    states: Tensor = output.last_hidden_state
+    return states[:, prompt_ids.shape[1] - 1 : -1]
+
+
+def head_logits(model: Any, hidden: Tensor) -> Tensor:
+    """Return float32 logits (..., V) of the model's head, with its soft cap if it has one."""
+    head = model.get_output_embeddings()
+    logits: Tensor = head(hidden.to(head.weight.dtype)).float()
+    soft_cap = getattr(model.config, "final_logit_softcapping", None)
+    return logits if soft_cap is None else soft_cap * torch.tanh(logits / soft_cap)
+
+
+def token_logprobs(logits: Tensor, token_ids: Tensor) -> Tensor:
+    """Return the log-probability (...) in nats of each token under logits (..., V)."""
+    return logits.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(dim=-1)
+
+
+def mixture_logprobs(teacher_logprobs: Tensor, student_logprobs: Tensor, teacher_mix_alpha: float) -> Tensor:
+    """Return log(alpha teacher + (1 - alpha) student), elementwise; arXiv:2306.08543, teacher-mixed sampling."""
+    if teacher_mix_alpha == 0:
+        return student_logprobs
+    return torch.logaddexp(
+        math.log(teacher_mix_alpha) + teacher_logprobs, math.log1p(-teacher_mix_alpha) + student_logprobs
+    )

@@ -1,0 +1,91 @@
+"""The surrogate loss of MiniLLM on the response tokens of a minibatch (arXiv:2306.08543, equations 4-8).
+
+Shapes: N response tokens, V vocabulary. Every loss is a sum; the caller divides by the tokens of the global minibatch,
+so that micro-batch size and accumulation never change the recipe.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from minillm.divergences import cross_entropy, entropy, reverse_kl
+from minillm.logprobs import token_logprobs
+from minillm.types import Experience
+
+# Keeps exp() finite in float32 (it overflows at 88.7); far outside any clip range, so no clipped gradient changes.
+_MAX_LOG_RATIO = 20.0
+
+
+@dataclass(frozen=True)
+class PolicyTerms:
+    """The fields of an Experience at the N sampled tokens, (N,), detached."""
+
+    old_logprobs: Tensor
+    advantages: Tensor
+    ratios: Tensor
+    single_step_weights: Tensor
+
+
+@dataclass(frozen=True)
+class LossSums:
+    """Sums over the N tokens: `loss` carries the gradient, the rest are detached diagnostics."""
+
+    loss: Tensor
+    policy: Tensor
+    reverse_kl: Tensor
+    entropy: Tensor
+    clipped: Tensor
+    log_ratio: Tensor
+
+
+def policy_terms(experience: Experience) -> PolicyTerms:
+    """Return the fields of the experience at its response tokens, row after row."""
+    mask = experience.response_mask
+    return PolicyTerms(**{item.name: getattr(experience, item.name)[mask] for item in fields(PolicyTerms)})
+
+
+def surrogate_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    token_ids: Tensor,
+    terms: PolicyTerms,
+    *,
+    clip_low: float,
+    clip_high: float,
+    single_step_weight: float,
+    entropy_weight: float,
+) -> LossSums:
+    """Return the summed clipped policy loss plus the single-step reverse KL minus the entropy bonus.
+
+    policy_t = max(-A ratio, -A clip(ratio, 1 - clip_low, 1 + clip_high)) with ratio = student / old student, times
+    rho_t under `per_token` importance.
+    """
+    log_ratio = token_logprobs(student_logits, token_ids) - terms.old_logprobs
+    ratio = log_ratio.clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO).exp() * terms.ratios
+    unclipped = -terms.advantages * ratio
+    clipped = -terms.advantages * ratio.clamp(1 - clip_low, 1 + clip_high)
+    policy = torch.maximum(unclipped, clipped).sum()
+    divergence = reverse_kl(student_logits, teacher_logits)
+    spread = entropy(student_logits) if entropy_weight else torch.zeros_like(divergence)
+    loss = policy + single_step_weight * (terms.single_step_weights * divergence).sum() - entropy_weight * spread.sum()
+    return LossSums(
+        loss=loss,
+        policy=policy.detach(),
+        reverse_kl=divergence.detach().sum(),
+        entropy=spread.detach().sum(),
+        clipped=(clipped > unclipped).detach().sum(),
+        log_ratio=log_ratio.detach().sum(),
+    )
+
+
+def language_model_loss(
+    student_logits: Tensor, token_ids: Tensor, teacher_logits: Tensor | None, teacher_share: float
+) -> Tensor:
+    """Return the summed next-token cross-entropy (L_PT), blended with the teacher's when it is given."""
+    loss = -token_logprobs(student_logits, token_ids).sum()
+    if teacher_logits is None:
+        return loss
+    return (1 - teacher_share) * loss + teacher_share * cross_entropy(teacher_logits, student_logits).sum()

@@ -1,0 +1,40 @@
+"""One optimizer step, the same for every training loop: clip, refuse what is not finite, step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+
+class NonFiniteError(RuntimeError):
+    """A loss or a gradient that is not a finite number; the weights are still those of the last good step."""
+
+
+def make_optimizer(model: Any, *, beta1: float, beta2: float, weight_decay: float) -> torch.optim.AdamW:
+    """Return AdamW (learning rate set per step); norms and biases are not decayed."""
+    decayed = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
+    others = [parameter for parameter in model.parameters() if parameter.ndim < 2]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=0.0, betas=(beta1, beta2), fused=True)
+
+
+def optimizer_step(
+    model: Any, optimizer: torch.optim.Optimizer, *, learning_rate: float, gradient_clip: float, step: int, loss: float
+) -> float:
+    """Apply the accumulated gradients and return their norm before clipping; NonFiniteError comes before any change."""
+    norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), gradient_clip))
+    if not (math.isfinite(norm) and math.isfinite(loss)):
+        raise NonFiniteError(f"step {step}: loss {loss}, gradient norm {norm}; nothing was updated in this step")
+    set_learning_rate(optimizer.param_groups, learning_rate)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return norm
+
+
+def set_learning_rate(groups: Iterable[dict[str, Any]], learning_rate: float) -> None:
+    """Set the rate of every parameter group."""
+    for group in groups:
+        group["lr"] = learning_rate

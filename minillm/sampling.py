@@ -1,0 +1,139 @@
+"""Draw responses from one model or from the mixture of teacher and student, one model call a token.
+
+The mixture alpha teacher + (1 - alpha) student is sampled through its components: which of the two picks the token at
+a position is drawn before generation, independently of everything else, and only the picked model runs; the other takes
+its pending tokens in one forward pass when it is next picked. Each row follows exactly the mixture; the rows of a batch
+share the component draws, so they are dependent through them, which leaves every mean over rows unbiased.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+from transformers import DynamicCache
+
+from minillm.logprobs import head_logits, position_ids
+from minillm.types import PromptBatch
+
+_BLOCK = 256  # tokens per block of the two-level cumulative distribution
+
+
+@dataclass(frozen=True)
+class Responses:
+    """Sampled responses: ids (B, T) int64 padded on the right, mask (B, T) bool true through the first end token."""
+
+    response_ids: Tensor
+    response_mask: Tensor
+
+
+class _Decoder:
+    """One model, its cache, and the tokens that it has not seen yet."""
+
+    def __init__(self, model: Any, prompts: PromptBatch) -> None:
+        self._model = model
+        self._cache = DynamicCache(config=model.config)
+        self._pending = prompts.prompt_ids
+        self._mask = prompts.prompt_mask
+
+    def next_logits(self) -> Tensor:
+        """Return logits (B, V) of the next token after running the pending ones."""
+        num_pending = self._pending.shape[1]
+        output = self._model.base_model(
+            input_ids=self._pending,
+            attention_mask=self._mask.long(),
+            position_ids=position_ids(self._mask)[:, -num_pending:],
+            past_key_values=self._cache,
+            use_cache=True,
+        )
+        self._pending = self._pending[:, :0]
+        return head_logits(self._model, output.last_hidden_state[:, -1])
+
+    def append(self, token_ids: Tensor) -> None:
+        """Add one token (B,) to every row."""
+        self._pending = torch.cat([self._pending, token_ids[:, None]], dim=1)
+        self._mask = torch.cat([self._mask, torch.ones_like(self._mask[:, :1])], dim=1)
+
+    def keep(self, rows: Tensor) -> None:
+        """Retire all rows but the given ones."""
+        self._pending, self._mask = self._pending[rows], self._mask[rows]
+        if self._cache.get_seq_length() > 0:
+            self._cache.batch_select_indices(rows)
+
+
+@torch.no_grad()
+def sample_responses(
+    student: Any,
+    teacher: Any,
+    prompts: PromptBatch,
+    *,
+    uniforms: Tensor | None,
+    teacher_picks: list[bool],
+    temperature: float,
+    end_id: int,
+    pad_id: int,
+) -> Responses:
+    """Return one response per prompt of at most len(teacher_picks) tokens.
+
+    uniforms: (B, T) draws in [0, 1) for the inverse cumulative distribution; None decodes greedily.
+    teacher_picks: per position, whether the teacher supplies the distribution (`teacher` may be None if it never does).
+    temperature: applied inside each model.
+    """
+    decoders = [_Decoder(student, prompts)]
+    if any(teacher_picks):
+        decoders.append(_Decoder(teacher, prompts))
+    num_rows, device = len(prompts.row_ids), prompts.prompt_ids.device
+    ids = torch.full((num_rows, len(teacher_picks)), pad_id, device=device)
+    mask = torch.zeros_like(ids, dtype=torch.bool)
+    active, uniforms = torch.arange(num_rows, device=device), None if uniforms is None else uniforms.to(device)
+    running = torch.ones_like(active, dtype=torch.bool)
+    for position, teacher_picked in enumerate(teacher_picks):
+        logits = decoders[int(teacher_picked)].next_logits() / temperature
+        token_ids = logits.argmax(dim=-1) if uniforms is None else draw_tokens(logits, uniforms[active, position])
+        token_ids = torch.where(running, token_ids, pad_id)
+        ids[active, position], mask[active, position] = token_ids, running
+        running = running & (token_ids != end_id)
+        if not running.any():
+            break
+        for decoder in decoders:
+            decoder.append(token_ids)
+        active, running = _retire_finished(decoders, active, running)
+    num_tokens = int(mask.any(dim=0).sum())
+    return Responses(ids[:, :num_tokens], mask[:, :num_tokens])
+
+
+def _retire_finished(decoders: list[_Decoder], active: Tensor, running: Tensor) -> tuple[Tensor, Tensor]:
+    """Drop finished rows once they are half of the batch; moving the caches costs about one step."""
+    if 2 * int(running.sum()) > len(running):
+        return active, running
+    rows = running.nonzero().squeeze(1)
+    for decoder in decoders:
+        decoder.keep(rows)
+    return active[rows], running[rows]
+
+
+def draw_tokens(logits: Tensor, uniforms: Tensor) -> Tensor:
+    """Return token ids (B,) by inverting the cumulative distribution of logits (B, V) at uniforms (B,) in [0, 1).
+
+    Two levels, blocks and then tokens, both summed in float64: exact to rounding, and never a token of probability 0.
+    """
+    probabilities = logits.float().softmax(dim=-1)
+    blocks = pad(probabilities, (0, -probabilities.shape[1] % _BLOCK)).unflatten(1, (-1, _BLOCK)).double()
+    block, rest = _invert(blocks.sum(dim=-1).cumsum(dim=-1), uniforms)
+    rows = torch.arange(len(block), device=block.device)
+    inner = blocks[rows, block].cumsum(dim=-1)
+    token, _ = _invert(inner, rest)
+    return block * _BLOCK + token
+
+
+def _invert(cumulative: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the index that each share of the total falls in, and how far into it the share lies, in [0, 1)."""
+    total = cumulative[:, -1:]
+    target = torch.minimum(shares[:, None].double() * total, torch.nextafter(total, torch.zeros_like(total)))
+    index = torch.searchsorted(cumulative, target, right=True)
+    below = torch.where(index > 0, cumulative.gather(1, (index - 1).clamp(min=0)), 0.0)
+    width = cumulative.gather(1, index) - below
+    return index.squeeze(1), ((target - below) / width).squeeze(1)

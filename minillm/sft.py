@@ -1,0 +1,136 @@
+"""Supervised fine-tuning with token-weighted validation: the teacher's tuning and the student's warm-up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from minillm.config import SftConfig
+from minillm.dataset import Example
+from minillm.device import Compute
+from minillm.draws import Stream, permutation
+from minillm.logprobs import head_logits, response_hidden, token_logprobs
+from minillm.optimization import make_optimizer, optimizer_step
+from minillm.prompts import pad_left, pad_right
+from minillm.schedules import warmed_up_rate
+from minillm.types import StepReport
+
+_BETAS = (0.9, 0.95)  # the paper's, arXiv:2306.08543, appendix
+
+
+def fine_tune(
+    model: Any,
+    train: Sequence[Example],
+    validation: Sequence[Example],
+    *,
+    config: SftConfig,
+    seed: int,
+    pad_id: int,
+    compute: Compute,
+) -> Iterator[StepReport]:
+    """Train on responses given prompts, yielding a report per step; stops after `patience` validations without a gain.
+
+    The report of step 0 carries the validation loss before training. `is_best` marks the lowest validation loss so far;
+    losses are nats per response token, means over all tokens of the global batch or of the validation rows.
+    """
+    optimizer = make_optimizer(model, beta1=_BETAS[0], beta2=_BETAS[1], weight_decay=config.weight_decay)
+    best = validation_loss(model, validation, batch_size=config.micro_batch_size, pad_id=pad_id, compute=compute)
+    yield StepReport(0, {"validation/loss": best}, is_best=True)
+    num_stale = 0
+    for step, batch in enumerate(_batches(train, config.batch_size, config.num_steps, seed), start=1):
+        metrics = _train_step(model, optimizer, batch, step=step, config=config, pad_id=pad_id, compute=compute)
+        is_best = False
+        if step % config.validate_every_steps == 0 or step == config.num_steps:
+            loss = validation_loss(
+                model, validation, batch_size=config.micro_batch_size, pad_id=pad_id, compute=compute
+            )
+            metrics["validation/loss"] = loss
+            is_best = loss < best
+            best, num_stale = (loss, 0) if is_best else (best, num_stale + 1)
+        yield StepReport(step, metrics, is_best=is_best)
+        if num_stale >= config.patience:
+            return
+
+
+def untuned(
+    model: Any, validation: Sequence[Example], *, config: SftConfig, pad_id: int, compute: Compute
+) -> Iterator[StepReport]:
+    """Yield the one report of a model that is used as it is: its validation loss."""
+    loss = validation_loss(model, validation, batch_size=config.micro_batch_size, pad_id=pad_id, compute=compute)
+    yield StepReport(0, {"validation/loss": loss}, is_best=True)
+
+
+def _batches(rows: Sequence[Example], batch_size: int, num_batches: int, seed: int) -> Iterator[list[Example]]:
+    """Yield global batches from shuffled epochs; a batch may span two epochs."""
+    queue: list[int] = []
+    epoch = 0
+    for _ in range(num_batches):
+        while len(queue) < batch_size:
+            queue += permutation(seed, Stream.DATA_ORDER, epoch, len(rows))
+            epoch += 1
+        batch, queue = queue[:batch_size], queue[batch_size:]
+        yield [rows[index] for index in batch]
+
+
+def _train_step(
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    batch: Sequence[Example],
+    *,
+    step: int,
+    config: SftConfig,
+    pad_id: int,
+    compute: Compute,
+) -> dict[str, float]:
+    num_tokens = sum(len(row.response_ids) for row in batch)
+    total = 0.0
+    for micro_batch in _by_length(batch, config.micro_batch_size):
+        loss = summed_loss(model, micro_batch, pad_id=pad_id, compute=compute) / num_tokens
+        loss.backward()
+        total += float(loss.detach())
+    rate = warmed_up_rate(
+        step - 1,
+        config.num_steps,
+        peak=config.learning_rate,
+        num_warmup_steps=config.num_warmup_steps,
+        schedule=config.schedule,
+        final_share=config.final_learning_rate_share,
+    )
+    norm = optimizer_step(
+        model, optimizer, learning_rate=rate, gradient_clip=config.gradient_clip, step=step, loss=total
+    )
+    return {"train/loss": total, "optim/lr": rate, "optim/gradient_norm": norm, "train/tokens": float(num_tokens)}
+
+
+def _by_length(rows: Sequence[Example], size: int) -> Iterator[list[Example]]:
+    """Yield micro-batches of similar length, so that little of a forward pass is padding."""
+    ordered = sorted(rows, key=lambda row: len(row.prompt_ids) + len(row.response_ids))
+    for start in range(0, len(ordered), size):
+        yield ordered[start : start + size]
+
+
+def summed_loss(model: Any, rows: Sequence[Example], *, pad_id: int, compute: Compute) -> Tensor:
+    """Return the negative log-likelihood in nats, summed over every response token of the rows."""
+    prompt_ids, prompt_mask = pad_left([row.prompt_ids for row in rows], pad_id)
+    response_ids, response_mask = pad_right([row.response_ids for row in rows], pad_id)
+    tensors = [part.to(compute.device) for part in (prompt_ids, prompt_mask, response_ids, response_mask)]
+    with compute.autocast():
+        hidden = response_hidden(model, *tensors)
+        logits = head_logits(model, hidden[tensors[3]])
+    return -token_logprobs(logits, tensors[2][tensors[3]]).sum()
+
+
+@torch.no_grad()
+def validation_loss(
+    model: Any, rows: Sequence[Example], *, batch_size: int, pad_id: int, compute: Compute
+) -> float:
+    """Return the mean negative log-likelihood in nats per response token over all rows; NaN becomes infinity."""
+    total = sum(
+        float(summed_loss(model, batch, pad_id=pad_id, compute=compute)) for batch in _by_length(rows, batch_size)
+    )
+    loss = total / sum(len(row.response_ids) for row in rows)
+    return loss if not math.isnan(loss) else math.inf

@@ -1,0 +1,81 @@
+"""The records that pass between the parts of the library.
+
+Shapes: B batch, P prompt, T response, H hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Self
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PromptBatch:
+    """Prompts padded on the left.
+
+    prompt_ids: (B, P) int64.
+    prompt_mask: (B, P) bool, true on real tokens; an end token inside a prompt is real.
+    row_ids: keys of the rows' random draws, one a row.
+    """
+
+    prompt_ids: Tensor
+    prompt_mask: Tensor
+    row_ids: list[int]
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Sampled responses and what was known when they were sampled; log-probabilities in nats, float32.
+
+    prompt_ids, prompt_mask: (B, P), padded on the left.
+    response_ids, response_mask: (B, T), padded on the right; the mask is true through the first end token.
+    old_logprobs: (B, T), the student's, of the sampled tokens.
+    teacher_logprobs: (B, T), the teacher's.
+    behavior_logprobs: (B, T), of the distribution that sampled.
+    teacher_hidden: (B, T, H), the states from which the teacher's head predicts each response token.
+    """
+
+    prompt_ids: Tensor
+    prompt_mask: Tensor
+    response_ids: Tensor
+    response_mask: Tensor
+    old_logprobs: Tensor
+    teacher_logprobs: Tensor
+    behavior_logprobs: Tensor
+    teacher_hidden: Tensor
+
+    def select(self, rows: Tensor) -> Self:
+        """Return the given rows, without columns that are padding in all of them."""
+        prompt, response = self.prompt_mask[rows].any(dim=0), self.response_mask[rows].any(dim=0)
+        columns = {item.name: prompt if item.name.startswith("prompt") else response for item in fields(self)}
+        return type(self)(**{name: getattr(self, name)[rows][:, kept] for name, kept in columns.items()})
+
+
+@dataclass(frozen=True)
+class Experience(Rollout):
+    """A rollout with what the update takes from it; all (B, T), detached, 0 outside the response mask.
+
+    advantages: of each token; under `per_decision` importance they carry the prefix weights of the rewards.
+    ratios: factor of the probability ratio: rho_t under `per_token` importance, else 1.
+    single_step_weights: factor of the exact reverse KL at each token.
+    """
+
+    advantages: Tensor
+    ratios: Tensor
+    single_step_weights: Tensor
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What a training loop tells after a step.
+
+    metrics: `group/name` to a finite float.
+    is_best: the weights are now the best seen on the validation metric; the caller saves them.
+    """
+
+    step: int
+    metrics: Mapping[str, float]
+    is_best: bool

@@ -1,0 +1,41 @@
+"""Validation during distillation: Rouge-L and exact reverse KL of sampled responses to held-out prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from minillm.dataset import Example
+from minillm.device import Compute
+from minillm.evaluation.distance import mean_reverse_kl, summed_reverse_kl
+from minillm.evaluation.rouge import mean_rouge_l
+from minillm.generation import Decoding, all_responses, generate_responses
+from minillm.rollout import Actors
+
+
+def validation_scores(
+    actors: Actors, rows: Sequence[Example], tokenizer: Any, decoding: Decoding, compute: Compute
+) -> dict[str, float]:
+    """Return `validation/rougeL` in points and `validation/reverse_kl` in nats per token.
+
+    The draws are the same at every call, so that successive values differ by the student alone.
+    """
+    prompts = [row.prompt_ids for row in rows]
+    responses = all_responses(
+        generate_responses(actors.sampler, prompts, [row.row_id for row in rows], decoding)
+    )
+    texts = tokenizer.batch_decode(responses, skip_special_tokens=True)
+    parts = summed_reverse_kl(
+        actors.student,
+        actors.teacher,
+        prompts,
+        responses,
+        batch_size=decoding.batch_size,
+        pad_id=decoding.pad_id,
+        compute=compute,
+    )
+    return {
+        "validation/rougeL": mean_rouge_l(texts, [row.references for row in rows]),
+        "validation/reverse_kl": mean_reverse_kl(parts),
+        "validation/length_mean": sum(map(len, responses)) / len(responses),
+    }

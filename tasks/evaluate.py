@@ -1,0 +1,153 @@
+"""Stage evaluate: Rouge-L of teacher, warm-up and student on each evaluation set, and their distance to the teacher."""
+
+from __future__ import annotations
+
+import json
+import logging
+import statistics
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from minillm.config import EvaluateConfig, RuntimeConfig
+from minillm.dataset import Example, read_examples
+from minillm.device import Compute, choose_compute
+from minillm.errors import UserError
+from minillm.evaluation.distance import mean_reverse_kl, summed_reverse_kl
+from minillm.evaluation.rouge import mean_rouge_l
+from minillm.generation import Decoding, all_responses, generate_responses
+from minillm.models import load_saved, load_saved_tokenizer
+from tasks.progress import progress
+from tasks.storage import (
+    EVALUATION_SETS_DIR,
+    METRICS_DIR,
+    RESPONSES_DIR,
+    STUDENT_DIR,
+    TEACHER_DIR,
+    WARMUP_DIR,
+    replacing,
+    write_json,
+)
+from tasks.tracking import Tracker
+
+_log = logging.getLogger(__name__)
+_MODELS = {"teacher": TEACHER_DIR, "warmup": WARMUP_DIR, "student": STUDENT_DIR}
+_GREEDY = "greedy"
+
+Decoded = dict[str, list[list[int]]]  # name of the decoding -> response ids, a row each
+
+
+def run(runtime: RuntimeConfig, evaluate: EvaluateConfig, tracker: Tracker) -> None:
+    """Write every response and the scores; float32 throughout, so that batch size changes no token."""
+    compute = Compute(choose_compute(runtime.device, "float32", runtime.num_threads).device, torch.float32)
+    tokenizer = load_saved_tokenizer(TEACHER_DIR)
+    models = {name: load_saved(directory, torch.float32, compute.device) for name, directory in _MODELS.items()}
+    metrics: dict[str, dict[str, Any]] = {name: {} for name in _MODELS}
+    for set_name, path in _set_paths(evaluate.sets).items():
+        rows = read_examples(path, evaluate.max_rows)
+        tracker.dataset(set_name, path)
+        decoded = {name: _decode(f"evaluate {set_name} {name}", model, rows, tokenizer, evaluate) for name, model in models.items()}
+        for name, model in models.items():
+            scores = _scores(decoded[name], rows, tokenizer)
+            if name != "teacher":
+                scores["reverse_kl"] = _distance(model, models["teacher"], rows, decoded[name], tokenizer, evaluate, compute)
+            metrics[name][set_name] = scores
+            tracker.summary(_flat(f"evaluate_{set_name}", name, scores))
+        _write_responses(RESPONSES_DIR / f"{set_name}.jsonl", rows, decoded, tokenizer)
+    write_json(METRICS_DIR / "evaluate.json", metrics)
+
+
+def _set_paths(names: list[str]) -> dict[str, Path]:
+    """Return the files of the named evaluation sets, of all sets when none is named."""
+    found = {path.stem: path for path in sorted(EVALUATION_SETS_DIR.glob("*.parquet"))}
+    unknown = [name for name in names if name not in found]
+    if unknown:
+        raise UserError(f"params.yaml: evaluate.sets: {unknown[0]!r} is not prepared; prepared sets: {', '.join(found)}")
+    return {name: found[name] for name in names or found}
+
+
+def _decode(label: str, model: Any, rows: list[Example], tokenizer: Any, config: EvaluateConfig) -> Decoded:
+    seeds: dict[str, int | None] = {f"seed-{seed}": seed for seed in config.sampling_seeds}
+    if config.greedy:
+        seeds[_GREEDY] = None
+    num_batches = -(-len(rows) // config.batch_size)
+    decoded = {}
+    for name, seed in seeds.items():
+        decoding = Decoding(
+            seed=seed,
+            step=0,
+            batch_size=config.batch_size,
+            temperature=config.temperature,
+            max_tokens=config.max_response_tokens,
+            end_id=tokenizer.eos_token_id,
+            pad_id=tokenizer.pad_token_id,
+        )
+        prompts, row_ids = [row.prompt_ids for row in rows], [row.row_id for row in rows]
+        batches = generate_responses(model, prompts, row_ids, decoding)
+        decoded[name] = all_responses(progress(batches, f"{label} {name}", total=num_batches))
+    return decoded
+
+
+def _scores(decoded: Decoded, rows: list[Example], tokenizer: Any) -> dict[str, Any]:
+    """Return the mean over sampling seeds (with the standard deviation of Rouge-L) and the greedy scores."""
+    per_decoding = {name: _decoding_scores(responses, rows, tokenizer) for name, responses in decoded.items()}
+    greedy = per_decoding.pop(_GREEDY, None)
+    sampled = {key: statistics.fmean(scores[key] for scores in per_decoding.values()) for key in ("rougeL", "length_mean", "eos_rate")}
+    values = [scores["rougeL"] for scores in per_decoding.values()]
+    sampled["rougeL_std"] = statistics.stdev(values) if len(values) > 1 else 0.0
+    result: dict[str, Any] = {"num_rows": len(rows), "sampled": sampled}
+    return result if greedy is None else result | {"greedy": greedy}
+
+
+def _decoding_scores(responses: list[list[int]], rows: list[Example], tokenizer: Any) -> dict[str, float]:
+    texts = tokenizer.batch_decode(responses, skip_special_tokens=True)
+    ended = sum(tokenizer.eos_token_id in response for response in responses)
+    return {
+        "rougeL": mean_rouge_l(texts, [row.references for row in rows]),
+        "length_mean": statistics.fmean(map(len, responses)),
+        "eos_rate": ended / len(responses),
+    }
+
+
+def _distance(
+    model: Any, teacher: Any, rows: list[Example], decoded: Decoded, tokenizer: Any, config: EvaluateConfig, compute: Compute
+) -> float:
+    """Return the exact reverse KL per token on the model's own samples, those of the first sampling seed."""
+    batches = summed_reverse_kl(
+        model,
+        teacher,
+        [row.prompt_ids for row in rows],
+        decoded[f"seed-{config.sampling_seeds[0]}"],
+        batch_size=config.batch_size,
+        pad_id=tokenizer.pad_token_id,
+        compute=compute,
+    )
+    return mean_reverse_kl(batches)
+
+
+def _flat(group: str, model: str, scores: dict[str, Any]) -> dict[str, float]:
+    flat = {f"{group}/{model}_{key}": float(value) for key, value in scores.items() if not isinstance(value, dict)}
+    for kind in ("sampled", _GREEDY):
+        flat |= {f"{group}/{model}_{kind}_{key}": value for key, value in scores.get(kind, {}).items()}
+    return flat
+
+
+def _write_responses(path: Path, rows: list[Example], decoded: dict[str, Decoded], tokenizer: Any) -> None:
+    texts = {
+        model: {name: tokenizer.batch_decode(ids, skip_special_tokens=True) for name, ids in decodings.items()}
+        for model, decodings in decoded.items()
+    }
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        for index, row in enumerate(rows):
+            record = {
+                "row_id": row.row_id,
+                "instruction": row.instruction,
+                "input": row.input,
+                "references": row.references,
+                "category": row.category,
+                "responses": {
+                    model: {name: values[index] for name, values in decodings.items()} for model, decodings in texts.items()
+                },
+            }
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")

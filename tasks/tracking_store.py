@@ -1,0 +1,41 @@
+"""Which MLflow store is written to, and how long a stage waits for it; without mlflow."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from minillm.config import TrackingConfig
+
+# A server that is down costs one call at most 2 x 4 s; MLflow's own defaults wait 246 s.
+_CLIENT_SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "4",
+    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+}
+
+
+def tracking_uri(config: TrackingConfig) -> str:
+    """Return the store: MLflow's own variable wins, so that a worker elsewhere needs no edited params.yaml."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or config.uri
+
+
+def is_server(uri: str) -> bool:
+    """Return whether a store is a server, which then decides where artifacts lie."""
+    return uri.startswith(("http://", "https://"))
+
+
+def make_client_hurry() -> None:
+    """Let MLflow's client give up soon, print no addresses and send no telemetry, unless the environment says otherwise."""
+    for name, value in _CLIENT_SETTINGS.items():
+        os.environ.setdefault(name, value)
+
+
+def without_secrets(text: str) -> str:
+    """Return a text with the user and password of every address in it struck out."""
+    return re.sub(r"://[^@/\s]+@", "://***@", text)
