@@ -74,7 +74,7 @@ class ColumnsConfig(Section):
 
 class DataConfig(Section):
     source: Literal["builtin", "path", "hub"]
-    template: Literal["chat", "alpaca"]
+    template: Literal["chat", "bare_chat", "alpaca"]
     root: Annotated[str, Field(min_length=1)]
     num_builtin_rows: Annotated[int, Field(ge=1000, le=6000)]
     train_files: list[str]

@@ -73,13 +73,17 @@ def _require(holds: bool, fault: str) -> None:
         raise UserError(f"embedded tokenizer ({_PACKAGE}): {fault}")
 
 
-def load_embedded_model() -> Any:
-    """Return the dequantized model in float32 as a plain causal LM that can be saved."""
+def load_embedded_model(attention: str) -> Any:
+    """Return the dequantized model in float32 as a plain causal LM that can be saved; `attention` as transformers names it."""
     from transformers import AutoModelForCausalLM
 
     path = gguf_path()
     loaded = AutoModelForCausalLM.from_pretrained(
-        str(path.parent), gguf_file=path.name, dtype=torch.float32, trust_remote_code=False
+        str(path.parent),
+        gguf_file=path.name,
+        dtype=torch.float32,
+        attn_implementation=attention,
+        trust_remote_code=False,
     )
     config = loaded.config
     if hasattr(config, "quantization_config"):

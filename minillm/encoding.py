@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 
 from minillm.errors import UserError
-from minillm.prompts import prompt_ids, response_ids, special_token_in
+from minillm.prompts import Template, prompt_ids, response_ids, special_token_in
 from minillm.records import RecordFault
 from minillm.splits import answer_key, prompt_key, too_long
 from minillm.spool import table_rows
@@ -30,15 +30,15 @@ class Encoder:
     """How rows become ids: a tokenizer, the template of prompts, their limit, and the salt of their hash."""
 
     tokenizer: Any
-    template: Literal["chat", "alpaca"]
+    template: Template
     max_prompt_tokens: int
     seed: int
 
 
-def check_template(tokenizer: Any, template: str) -> None:
-    """Raise UserError when prompts need a chat template and the tokenizer has none."""
-    if template == "chat" and not getattr(tokenizer, "chat_template", None):
-        raise UserError("data.template: 'chat' needs a chat template, which the teacher's tokenizer lacks; use 'alpaca'")
+def check_template(tokenizer: Any, template: Template) -> None:
+    """Raise UserError when prompts need a chat template that the tokenizer lacks."""
+    if template != "alpaca" and not getattr(tokenizer, "chat_template", None):
+        raise UserError(f"data.template: {template!r} needs a chat template; the teacher's has none: use 'alpaca'")
 
 
 def encoded_rows(rows: pa.Table, encoder: Encoder) -> Iterator[dict[str, Any]]:

@@ -14,6 +14,8 @@ from minillm.embedded import load_embedded_model, load_embedded_tokenizer
 from minillm.errors import UserError
 
 Source = Literal["embedded", "path", "hub"]
+# On CPUs the backward pass of fused attention over short masked sequences is slower than the plain products.
+_ATTENTION = {"cpu": "eager", "cuda": "sdpa"}
 
 
 def load_tokenizer(source: Source, location: str, revision: str) -> Any:
@@ -34,16 +36,19 @@ def load_tokenizer(source: Source, location: str, revision: str) -> Any:
 
 def load_model(source: Source, location: str, revision: str, dtype: torch.dtype, device: torch.device) -> Any:
     """Return a causal language model in evaluation mode (dropout off)."""
+    hide_library_bars()
     if source == "embedded":
-        return load_embedded_model().to(device, dtype)
+        return load_embedded_model(_ATTENTION[device.type]).to(device, dtype)
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
     if source == "path":
         check_model_directory(Path(location))
     model = AutoModelForCausalLM.from_pretrained(
-        location, dtype=dtype, use_safetensors=True, **_loading_options(source, revision)
+        location,
+        dtype=dtype,
+        use_safetensors=True,
+        attn_implementation=_ATTENTION[device.type],
+        **_loading_options(source, revision),
     )
     return model.to(device).eval()
 
@@ -56,6 +61,13 @@ def load_saved(directory: Path, dtype: torch.dtype, device: torch.device) -> Any
 def load_saved_tokenizer(directory: Path) -> Any:
     """Return the tokenizer of a model that a stage published."""
     return load_tokenizer("path", str(directory), "")
+
+
+def hide_library_bars() -> None:
+    """Keep transformers' own progress bars (weights, shards) out of the caller's output."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
 
 def _loading_options(source: Source, revision: str) -> dict[str, Any]:

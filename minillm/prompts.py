@@ -8,20 +8,21 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+Template = Literal["chat", "bare_chat", "alpaca"]
 _ALPACA_HEAD = "Below is an instruction that describes a task. Write a response that completes the request.\n\n"
 
 
-def prompt_text(tokenizer: Any, template: Literal["chat", "alpaca"], instruction: str, context: str) -> str:
+def prompt_text(tokenizer: Any, template: Template, instruction: str, context: str) -> str:
     """Return the prompt of one row; `context` is the row's input and may be empty."""
-    if template == "chat":
-        content = f"{instruction}\n\n{context}" if context else instruction
-        message = [{"role": "user", "content": content}]
-        return str(tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
+    if template in ("chat", "bare_chat"):
+        system = [{"role": "system", "content": ""}] if template == "bare_chat" else []
+        user = {"role": "user", "content": f"{instruction}\n\n{context}" if context else instruction}
+        return str(tokenizer.apply_chat_template([*system, user], tokenize=False, add_generation_prompt=True))
     middle = f"### Input:\n{context}\n\n" if context else ""
     return f"{_ALPACA_HEAD}### Instruction:\n{instruction}\n\n{middle}### Response:\n"
 
 
-def prompt_ids(tokenizer: Any, template: Literal["chat", "alpaca"], instruction: str, context: str) -> list[int]:
+def prompt_ids(tokenizer: Any, template: Template, instruction: str, context: str) -> list[int]:
     """Return the ids of one prompt; the template supplies every special token."""
     text = prompt_text(tokenizer, template, instruction, context)
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])

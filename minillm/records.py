@@ -131,7 +131,7 @@ def parse_object(raw: bytes) -> dict[str, Any]:
     """Return one JSON object, stricter than `json`: no repeated keys, NaN, infinities or unpaired surrogates."""
     if not raw.strip():
         raise RecordFault("blank line")
-    value = _decoded_json(decoded(raw))
+    value = _decoded_json(decoded(raw).rstrip(" \t\r\n"))  # without the line end, a cut string ends where the text ends
     if not isinstance(value, dict):
         raise RecordFault("not an object", f"{type(value).__name__} instead")
     check_characters(value)
@@ -180,8 +180,8 @@ def _decoded_json(text: str) -> Any:
     try:
         return _DECODER.decode(text)
     except json.JSONDecodeError as error:
-        is_cut = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string")
-        detail = f"{error.msg} at character {error.pos + 1}"
+        is_cut = error.pos >= len(text) or error.msg.startswith("Unterminated string")
+        detail = f"{error.msg.removesuffix(' at')} at character {error.pos + 1}"
         raise RecordFault("truncated JSON" if is_cut else "not JSON", detail) from None
     except RecursionError:
         raise RecordFault("nested too deep") from None

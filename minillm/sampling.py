@@ -46,7 +46,7 @@ class _Decoder:
             input_ids=self._pending,
             attention_mask=self._mask.long(),
             position_ids=position_ids(self._mask)[:, -num_pending:],
-            past_key_values=self._cache,
+            cache=self._cache,
             use_cache=True,
         )
         self._pending = self._pending[:, :0]

@@ -85,25 +85,26 @@ def data_path(root: str, key: str, file: str, suffixes: Iterable[str]) -> Path:
     """Return the path of a file under the data root that is there, readable and not empty; else raises UserError."""
     if not Path(root).is_dir():
         raise UserError(f"data.root: {root!r} is not a directory")
-    path = Path(os.path.realpath(Path(root) / file)) if "\0" not in file else Path(root)
-    _check_confined(root, key, file, path)
+    _check_confined(root, key, file)
     if Path(file).suffix.lower() not in suffixes:
         raise UserError(f"{key}: {file!r} has no known extension; allowed: {', '.join(suffixes)}")
-    _check_readable(root, key, file, path)
+    _check_readable(root, key, file)
     return Path(root) / file
 
 
-def _check_confined(root: str, key: str, file: str, path: Path) -> None:
+def _check_confined(root: str, key: str, file: str) -> None:
+    """Raise UserError unless a name stays under the root, as written and with its links followed."""
     is_plain = file and not os.path.isabs(file) and ".." not in Path(file).parts and "\0" not in file
     if not is_plain:
         raise UserError(f"{key}: {file!r} must be a path inside data.root ({root}), without '..' and not absolute")
-    if not path.is_relative_to(os.path.realpath(root)):
+    if not Path(os.path.realpath(Path(root) / file)).is_relative_to(os.path.realpath(root)):
         raise UserError(f"{key}: {file!r} is a link that leaves data.root ({root})")
 
 
-def _check_readable(root: str, key: str, file: str, path: Path) -> None:
+def _check_readable(root: str, key: str, file: str) -> None:
     """Raise UserError unless the path is a regular file with content; a pipe or device would block or never end."""
     try:
+        path = Path(root) / file
         state = path.stat()
         if not stat.S_ISREG(state.st_mode):
             raise UserError(f"{key}: {file!r} is not a regular file")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 
 from minillm.errors import UserError
@@ -19,12 +20,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("name", nargs="?", help="with `preset`: a name in configs/, or a path to an overlay")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    _quieten_libraries()
     try:
         _dispatch(parser, options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return _USER_ERROR_EXIT
     return 0
+
+
+def _quieten_libraries() -> None:
+    """Keep other libraries' notices and telemetry out; their warnings stay."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    logging.getLogger("absl").setLevel(logging.WARNING)
 
 
 def _dispatch(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:

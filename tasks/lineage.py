@@ -30,7 +30,7 @@ def pipeline_key() -> str:
     if given:
         return re.sub(r"[^A-Za-z0-9._:-]", "-", given)
     dvc = next((process for process in psutil.Process().parents() if _is_dvc(process)), None)
-    return f"dvc-{_process_mark(dvc.pid)}" if dvc else f"stage-{uuid.uuid4().hex[:12]}"
+    return f"dvc-{_process_mark(dvc.pid)}" if dvc else f"single-{uuid.uuid4().hex[:12]}"
 
 
 def process_mark() -> str:

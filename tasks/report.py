@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 from minillm.config import ReportConfig
-from tasks.report_inputs import MODELS, Score, load_curve, load_examples, load_metrics, mean_scores, set_scores
-from tasks.report_page import ReportContent, report_page, verdict
+from tasks.reporting.inputs import (
+    MODELS,
+    TRAINING_STAGES,
+    ReportContent,
+    Score,
+    load_curve,
+    load_examples,
+    load_metrics,
+    mean_scores,
+    set_scores,
+)
+from tasks.reporting.page import report_page, verdict
 from tasks.storage import METRICS_DIR, PLOTS_DIR, REPORT_PATH, replacing, write_json
 from tasks.tracking import Tracker
 
 _log = logging.getLogger(__name__)
-_METRIC_STAGES = ("prepare", "teacher", "warmup", "distill", "evaluate")
-_CURVE_STAGES = ("teacher", "warmup", "distill")
+_METRIC_STAGES = ("prepare", *TRAINING_STAGES, "evaluate")
 
 
 def run(report: ReportConfig, tracker: Tracker) -> None:
@@ -28,7 +38,7 @@ def run(report: ReportConfig, tracker: Tracker) -> None:
     _log.info("report: %s", verdict(content.scores))
 
 
-def final_numbers(scores: dict[str, Score]) -> dict[str, dict[str, float]]:
+def final_numbers(scores: Mapping[str, Score]) -> dict[str, dict[str, float]]:
     """Return Rouge-L and reverse KL by model; the teacher has no distance to itself."""
     return {
         model: {"rougeL": score.rougeL} | ({} if score.reverse_kl is None else {"reverse_kl": score.reverse_kl})
@@ -41,7 +51,7 @@ def _content(num_examples: int) -> ReportContent:
     by_set = set_scores(metrics["evaluate"])
     return ReportContent(
         metrics=metrics,
-        curves={stage: load_curve(PLOTS_DIR / f"{stage}.tsv") for stage in _CURVE_STAGES},
+        curves={stage: load_curve(PLOTS_DIR / f"{stage}.tsv") for stage in TRAINING_STAGES},
         set_scores=by_set,
         scores=mean_scores(by_set),
         examples=load_examples(sorted(by_set), num_examples),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tasks.report_inputs import MODELS, Document, load_metrics, mean_scores, set_scores
+from tasks.reporting.inputs import MODELS, Document, load_metrics, mean_scores, set_scores
 
 _LABELS = {"teacher": "teacher", "warmup": "warm-up", "student": "student"}
 
 
 def result_table(root: Path) -> str:
-    """Return the table of models, Rouge-L and reverse KL; raises UserError when the metrics are missing or malformed."""
+    """Return the table of models, Rouge-L and reverse KL; raises UserError when metrics are missing or malformed."""
     report = load_metrics("report", root)
     scores = mean_scores(set_scores(load_metrics("evaluate", root)))
     rows = [("model", "Rouge-L", "reverse KL to the teacher")]

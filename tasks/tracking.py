@@ -211,7 +211,8 @@ def _parent_id(client: Any, experiment_id: str, params: Params) -> str:
     for run in client.search_runs([experiment_id], condition, max_results=1):
         return str(run.info.run_id)
     tags = lineage.tags() | {"kind": "pipeline", "pipeline.key": key, "mlflow.source.name": str(_GRAPH_PATH)}
-    run_id = str(client.create_run(experiment_id, run_name=key, tags=tags).info.run_id)
+    name = f"pipeline {key.partition('-')[0]}"
+    run_id = str(client.create_run(experiment_id, run_name=name, tags=tags).info.run_id)
     _log_params(client, run_id, params.model_dump(mode="json"))
     for path in (_PARAMS_PATH, _GRAPH_PATH):
         client.log_artifact(run_id, str(path))

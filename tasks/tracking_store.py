@@ -31,7 +31,7 @@ def is_server(uri: str) -> bool:
 
 
 def make_client_hurry() -> None:
-    """Let MLflow's client give up soon, print no addresses and send no telemetry, unless the environment says otherwise."""
+    """Let MLflow's client give up soon, print and report nothing, unless the environment says otherwise."""
     for name, value in _CLIENT_SETTINGS.items():
         os.environ.setdefault(name, value)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from minillm.errors import UserError
 from tasks.storage import METRICS_DIR, RESPONSES_DIR, read_curve, read_json
 
 MODELS = ("teacher", "warmup", "student")
+LABELS = {"teacher": "Teacher", "warmup": "Warm-up", "student": "Student"}
+TRAINING_STAGES = ("teacher", "warmup", "distill")  # the stages that make the models, in their order
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Document:
 
 @dataclass(frozen=True)
 class Score:
-    """What one model reached on one evaluation set, or on the mean of several; Rouge-L in points, KL in nats per token."""
+    """What one model reached on one evaluation set or on several; Rouge-L in points, reverse KL in nats per token."""
 
     rougeL: float
     rougeL_std: float
@@ -83,6 +85,21 @@ class Example:
     input: str
     references: list[str]
     responses: dict[str, dict[str, str]]
+
+
+@dataclass(frozen=True)
+class ReportContent:
+    """Everything that the page shows."""
+
+    metrics: Mapping[str, Document]  # by stage
+    curves: Mapping[str, list[dict[str, float]]]  # by stage
+    set_scores: Mapping[str, Mapping[str, Score]]  # by evaluation set and model
+    scores: Mapping[str, Score]  # by model, the mean over the sets
+    examples: list[Example]
+
+    def parameters(self, model: str) -> float:
+        """Return the number of parameters; distillation keeps the warm-up's."""
+        return self.metrics["teacher" if model == "teacher" else "warmup"].number("parameters")
 
 
 def load_metrics(stage: str, root: Path = Path()) -> Document:

@@ -42,7 +42,7 @@ class _Axis:
     def label(self, tick: float) -> str:
         """Return the text of a tick."""
         if self.decimals > _MAX_DECIMALS:
-            return f"{tick:.1e}".replace("e-0", "e-") if tick else "0"
+            return f"{tick:.0e}".replace("e-0", "e-") if tick else "0"
         return f"{tick:,.{self.decimals}f}"
 
 
@@ -120,7 +120,7 @@ def _line(series: Series, steps: _Axis, values: _Axis) -> str:
 
 
 def _thinned(points: Sequence[Point]) -> list[Point]:
-    """Return at most `_MAX_POINTS` points: of each run of neighbours the lowest and the highest, so that spikes stay."""
+    """Return at most `_MAX_POINTS` points: of each run the lowest and the highest, so that spikes stay."""
     if len(points) <= _MAX_POINTS:
         return list(points)
     num_runs = _MAX_POINTS // 2

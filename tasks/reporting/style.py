@@ -18,10 +18,10 @@ body {
 }
 main { max-width: 1120px; margin: 0 auto; padding: 40px 24px 64px; }
 h1 { font-size: 27px; line-height: 1.25; margin: 0 0 4px; letter-spacing: -0.01em; }
-h2 { font-size: 19px; margin: 44px 0 4px; letter-spacing: -0.005em; }
+h2 { font-size: 19px; margin: 44px 0 2px; letter-spacing: -0.005em; }
 h3 { font-size: 15px; margin: 22px 0 10px; }
-p { margin: 0 0 12px; max-width: 76ch; }
-.muted, figcaption span, small { color: var(--muted); font-size: 13px; }
+p { margin: 0 0 12px; max-width: 90ch; }
+.muted, small { color: var(--muted); font-size: 13px; }
 .card { background: var(--card); border: 1px solid var(--rule); border-radius: 10px; padding: 18px 20px; }
 .verdict { font-size: 17px; line-height: 1.5; margin: 20px 0 18px; border-left: 4px solid var(--student); }
 .verdict p { margin: 0; max-width: none; }
@@ -36,18 +36,20 @@ th, td { padding: 9px 12px; text-align: right; white-space: nowrap; border-botto
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
 th:last-child, td:last-child { padding-right: 0; }
 th { color: var(--muted); font-weight: 550; font-size: 13px; vertical-align: bottom; }
+.words { text-align: left; }
 tr:last-child td { border-bottom: 0; }
 tr.chosen td { font-weight: 650; }
 .dot { display: inline-block; width: 9px; height: 9px; border-radius: 50%; margin-right: 8px; }
 .dot.teacher { background: var(--teacher); } .dot.warmup { background: var(--warmup); }
 .dot.student { background: var(--student); } .dot.other { background: var(--other); }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(320px, 1fr)); gap: 14px; align-items: start; }
+.pair { display: grid; gap: 14px; align-items: start; }
+.pair { grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(300px, 1fr)); gap: 14px; }
 figure { margin: 0; padding: 14px 14px 8px; }
-figcaption { font-weight: 600; font-size: 14px; line-height: 1.35; min-height: 40px; }
-figcaption span { display: block; font-weight: 400; font-size: 12.5px; }
-figcaption .key { display: inline; margin-right: 12px; white-space: nowrap; }
-figcaption .key .dot { margin-right: 5px; width: 8px; height: 8px; display: inline-block; }
+figcaption { font-weight: 600; font-size: 14px; line-height: 1.4; margin-bottom: 8px; }
+figcaption small { font-weight: 400; margin-left: 4px; }
+figcaption div { font-weight: 400; font-size: 12.5px; color: var(--muted); }
+.key { margin-right: 12px; white-space: nowrap; } .key .dot { margin-right: 5px; width: 8px; height: 8px; }
 svg { display: block; width: 100%; height: auto; overflow: visible; }
 svg text { fill: var(--muted); font-size: 11px; font-variant-numeric: tabular-nums; }
 svg .value { text-anchor: end; } svg .axis { text-anchor: middle; }

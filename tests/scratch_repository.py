@@ -1,0 +1,75 @@
+"""A small repository with the real params.yaml, whose stages are quick fakes: for the tests of the flows."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from flows.environment import child_environment
+
+_PARAMS_PATH = Path(__file__).parents[1] / "params.yaml"
+_STAGE = """
+import json, os, shutil, sys, time
+from pathlib import Path
+
+name, inputs, output = sys.argv[1], sys.argv[2:-1], Path(sys.argv[-1])
+print("pipeline key:", os.environ.get("MINILLM_PIPELINE_KEY"))
+print("interpreter directory:", Path(shutil.which("python")).parent)
+print(f"{name}: 1/2 (50%) 4.00/s ETA 0:01", flush=True)
+if Path("fail").exists() and Path("fail").read_text() == name:
+    sys.exit("the fake stage was told to fail")
+if Path("sleep").exists() and Path("sleep").read_text() == name:
+    Path("started").write_text(str(os.getpid()))
+    time.sleep(600)
+text = name + "".join(Path(path).read_text() for path in inputs)
+output.parent.mkdir(exist_ok=True)
+output.write_text(text)
+print(f"{name}: 2/2 (100%) 4.00/s ETA 0:00", flush=True)
+if name == "report":
+    Path("metrics").mkdir(exist_ok=True)
+    Path("metrics/report.json").write_text(json.dumps({"student": {"rougeL": 25.5}, "num_rows": 3}))
+"""
+_GRAPH = """
+stages:
+  report:
+    cmd: python stage.py report distilled.txt reports/report.html
+    deps: [distilled.txt]
+    params: [report]
+    outs: [reports/report.html]
+    metrics:
+      - metrics/report.json: {cache: false}
+  distill:
+    cmd: python stage.py distill prepared/rows.txt distilled.txt
+    deps: [prepared/rows.txt]
+    params: [distill]
+    outs: [distilled.txt]
+  prepare:
+    cmd: python stage.py prepare prepared/rows.txt
+    params: [seed]
+    outs: [prepared]
+"""
+
+
+def make_scratch_repository(root: Path) -> Path:
+    """Return a new git and DVC repository whose dvc.yaml names the stages last to first."""
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "stage.py").write_text(_STAGE)
+    (root / "dvc.yaml").write_text(_GRAPH)
+    (root / "params.yaml").write_text(_PARAMS_PATH.read_text())
+    run_in(root, "git", "init", "--quiet")
+    run_in(root, sys.executable, "-m", "dvc", "init", "--quiet")
+    return root
+
+
+def edit_param(root: Path, old: str, new: str) -> None:
+    """Replace a line's text in the repository's params.yaml."""
+    path = root / "params.yaml"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def run_in(root: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end in the repository; it must succeed."""
+    return subprocess.run(command, cwd=root, env=child_environment({}), check=True, capture_output=True, text=True)

@@ -1,0 +1,240 @@
+"""What `dvc repro` did is understood, and nothing that it started outlives us: real DVC on a scratch repository."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from flows.dvc_process import DvcError, StageClock, StageRun, is_up_to_date, remove_dead_lock, reproduce
+from flows.environment import child_environment
+from flows.processes import wait_until
+from minillm.errors import UserError
+from tests.scratch_repository import edit_param, make_scratch_repository
+
+_REPOSITORY = Path(__file__).parents[1]
+_START_TIMEOUT_S = 60.0
+_END_TIMEOUT_S = 20.0
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository whose pipeline has run; tests leave it as they found it."""
+    root = make_scratch_repository(tmp_path_factory.mktemp("finished"))
+    _outcomes(root)
+    return root
+
+
+def _outcomes(root: Path, stage: str | None = None) -> dict[str, str]:
+    return {name: run.outcome for name, run in reproduce(root, stage, lambda line: None, {}).items()}
+
+
+@contextmanager
+def _phases(root: Path, number: int) -> Iterator[None]:
+    """Edit a parameter of `distill` for a while; a number that another test took would be restored, not run."""
+    edit_param(root, "num_phases: 30", f"num_phases: {number}")
+    try:
+        yield
+    finally:
+        edit_param(root, f"num_phases: {number}", "num_phases: 30")
+
+
+def test_a_first_run_runs_every_stage_in_graph_order_and_leaves_dvc_clean(tmp_path: Path) -> None:
+    root = make_scratch_repository(tmp_path)
+    assert not is_up_to_date(root)
+    runs = reproduce(root, None, lambda line: None, {})
+    assert [(name, run.outcome) for name, run in runs.items()] == [
+        ("prepare", "ran"),
+        ("distill", "ran"),
+        ("report", "ran"),
+    ]
+    assert all(run.wall_s > 0 for run in runs.values())
+    assert (root / "reports/report.html").read_text() == "reportdistillprepare"
+    assert is_up_to_date(root)
+
+
+def test_what_did_not_change_is_skipped_in_no_time(finished: Path) -> None:
+    runs = reproduce(finished, None, lambda line: None, {})
+    assert runs == {name: StageRun("skipped", 0.0) for name in ("prepare", "distill", "report")}
+
+
+def test_an_edited_parameter_reruns_its_stage_and_taking_it_back_restores_it(finished: Path) -> None:
+    with _phases(finished, 31):
+        assert _outcomes(finished) == {"prepare": "skipped", "distill": "ran", "report": "skipped"}
+    assert _outcomes(finished) == {"prepare": "skipped", "distill": "restored", "report": "skipped"}
+
+
+def test_a_single_stage_is_run_without_those_before_it(tmp_path: Path) -> None:
+    root = make_scratch_repository(tmp_path)
+    assert _outcomes(root, "prepare") == {"prepare": "ran"}
+    edit_param(root, "seed: 17", "seed: 18")
+    assert _outcomes(root, "distill") == {"distill": "ran"}
+
+
+def test_lines_and_environment_pass_through(tmp_path: Path) -> None:
+    root, lines = make_scratch_repository(tmp_path), list[str]()
+    reproduce(root, "prepare", lines.append, {"MINILLM_PIPELINE_KEY": "the-key"})
+    assert "prepare: 2/2 (100%) 4.00/s ETA 0:00" in lines
+    assert "pipeline key: the-key" in lines
+    assert f"interpreter directory: {Path(sys.executable).parent}" in lines
+
+
+def test_a_failing_stage_is_named_with_its_last_lines(finished: Path) -> None:
+    (finished / "fail").write_text("distill")
+    try:
+        with _phases(finished, 32), pytest.raises(DvcError, match="stage distill failed with exit code 255") as caught:
+            reproduce(finished, None, lambda line: None, {})
+    finally:
+        (finished / "fail").unlink()
+    assert (caught.value.stage, caught.value.exit_code) == ("distill", 255)
+    assert "the fake stage was told to fail" in caught.value.lines
+
+
+def test_a_directory_without_dvc_is_a_one_line_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no \.dvc directory; run this in the root of the repository$"):
+        reproduce(tmp_path, None, lambda line: None, {})
+
+
+@contextmanager
+def _run_that_hangs(root: Path) -> Iterator[tuple[subprocess.Popen[bytes], psutil.Process]]:
+    """Yield a process that reproduces, and the process of its stage, which sleeps for ten minutes."""
+    (root / "sleep").write_text("distill")
+    environment = child_environment({"PYTHONPATH": str(_REPOSITORY)})
+    command = [sys.executable, "-m", "flows.local"]
+    runner = subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.DEVNULL)
+    stage: psutil.Process | None = None
+    try:
+        assert wait_until(lambda: (root / "started").exists(), _START_TIMEOUT_S)
+        stage = psutil.Process(int((root / "started").read_text()))
+        yield runner, stage
+    finally:
+        runner.kill()
+        runner.wait()
+        if stage is not None and stage.is_running():
+            stage.kill()
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name)
+def test_no_stage_outlives_us_whatever_signal_ends_us(tmp_path: Path, number: signal.Signals) -> None:
+    root = make_scratch_repository(tmp_path)
+    with _run_that_hangs(root) as (runner, stage):
+        dvc = psutil.Process(runner.pid).children()[0]
+        runner.send_signal(number)
+        assert wait_until(lambda: _has_ended(stage) and _has_ended(dvc), _END_TIMEOUT_S)
+        assert runner.wait(_END_TIMEOUT_S) != 0
+    (root / "sleep").unlink()
+    assert _outcomes(root) == {"prepare": "skipped", "distill": "ran", "report": "ran"}
+
+
+def test_no_stage_outlives_its_dvc(tmp_path: Path) -> None:
+    root = make_scratch_repository(tmp_path)
+    with _run_that_hangs(root) as (runner, stage):
+        next(child for child in psutil.Process(runner.pid).children() if "dvc" in child.cmdline()).kill()
+        assert wait_until(lambda: _has_ended(stage), _END_TIMEOUT_S)
+        assert runner.wait(_END_TIMEOUT_S) != 0
+
+
+def test_an_empty_lock_of_a_killed_run_is_removed_and_said(tmp_path: Path) -> None:
+    root, lines = make_scratch_repository(tmp_path), list[str]()
+    (root / ".dvc/tmp").mkdir(exist_ok=True)
+    (root / ".dvc/tmp/rwlock").write_text("")
+    reproduce(root, "prepare", lines.append, {})
+    assert lines[0].startswith("removed .dvc/tmp/rwlock: a killed run left it behind")
+    assert _outcomes(root, "prepare") == {"prepare": "skipped"}
+
+
+def _write_lock(root: Path, pid: int, age_s: float) -> Path:
+    path = root / ".dvc/tmp/rwlock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    holder = {"pid": pid, "cmd": "dvc repro"}
+    path.write_text(json.dumps({"write": {"/out": holder}, "read": {"/dep": [holder]}}))
+    written_s = time.time() - age_s
+    os.utime(path, (written_s, written_s))
+    return path
+
+
+@pytest.mark.parametrize(("age_s", "is_removed"), [(0.0, False), (10**8, True)], ids=["its holder", "a newcomer"])
+def test_a_lock_that_names_a_living_process_is_removed_only_if_that_came_later(
+    tmp_path: Path, age_s: float, is_removed: bool
+) -> None:
+    path = _write_lock(tmp_path, os.getpid(), age_s)
+    assert (remove_dead_lock(tmp_path) is not None) == is_removed
+    assert path.exists() != is_removed
+
+
+def test_a_lock_that_names_a_zombie_is_removed(tmp_path: Path) -> None:
+    zombie = subprocess.Popen(["/bin/true"])
+    try:
+        assert wait_until(lambda: psutil.Process(zombie.pid).status() == psutil.STATUS_ZOMBIE, _START_TIMEOUT_S)
+        path = _write_lock(tmp_path, zombie.pid, 0.0)
+        assert remove_dead_lock(tmp_path) is not None
+        assert not path.exists()
+    finally:
+        zombie.wait()
+
+
+def test_a_lock_that_names_nobody_alive_is_left_to_dvc(tmp_path: Path) -> None:
+    gone = subprocess.Popen(["/bin/true"])
+    gone.wait()
+    path = _write_lock(tmp_path, gone.pid, 0.0)
+    assert remove_dead_lock(tmp_path) is None
+    assert path.exists()
+
+
+def test_a_lock_is_left_alone_while_a_dvc_process_works_here(tmp_path: Path) -> None:
+    path = tmp_path / ".dvc/tmp/rwlock"
+    path.parent.mkdir(parents=True)
+    path.write_text("")
+    command = [sys.executable, "-c", "import time; time.sleep(600)", "dvc"]
+    with subprocess.Popen(command, cwd=tmp_path) as other:
+        try:
+            assert wait_until(lambda: "dvc" in psutil.Process(other.pid).cmdline(), _START_TIMEOUT_S)
+            assert remove_dead_lock(tmp_path) is None
+        finally:
+            other.kill()
+    assert remove_dead_lock(tmp_path) is not None
+    assert not path.exists()
+
+
+def test_the_clock_gives_each_stage_the_time_until_the_next_one() -> None:
+    clock = StageClock()
+    for now_s, line in enumerate(
+        [
+            "Stage 'prepare' didn't change, skipping",
+            "Running stage 'teacher':",
+            "> python -m tasks teacher",
+            "Stage 'warmup' is cached - skipping run, checking out outputs",
+            "a line about Running stage 'distill': in a sentence",
+            "Running stage 'distill':",
+        ]
+    ):
+        clock.read(line, float(now_s))
+    assert clock.current == "distill"
+    clock.close(7.5)
+    assert clock.stages() == {
+        "prepare": StageRun("skipped", 0.0),
+        "teacher": StageRun("ran", 2.0),
+        "warmup": StageRun("restored", 2.0),
+        "distill": StageRun("ran", 2.5),
+    }
+
+
+def test_this_interpreter_comes_first_and_telemetry_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHELL", "/usr/bin/fish")
+    monkeypatch.setenv("DVC_NO_ANALYTICS", "")
+    environment = child_environment({"EXTRA": "1"})
+    assert environment["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
+    assert (environment["SHELL"], environment["DVC_NO_ANALYTICS"], environment["EXTRA"]) == ("/bin/sh", "1", "1")

@@ -1,0 +1,55 @@
+"""Tiny random models of real architectures, in float32, for exactness tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+NUM_TOKENS = 300  # more than one block of the two-level draw
+END_ID = 0
+PAD_ID = 0
+
+
+def tiny_llama(seed: int, num_layers: int = 2) -> Any:
+    """Return a random Llama whose next-token distributions are far from uniform."""
+    config = LlamaConfig(
+        vocab_size=NUM_TOKENS,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=num_layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        initializer_range=0.3,
+        attn_implementation="eager",
+    )
+    return _seeded(LlamaForCausalLM, config, seed)
+
+
+def tiny_gpt2(seed: int, num_layers: int = 2) -> Any:
+    """Return a random GPT-2, whose learned positions show any shift by padding."""
+    config = GPT2Config(
+        vocab_size=NUM_TOKENS,
+        n_embd=32,
+        n_layer=num_layers,
+        n_head=4,
+        n_positions=128,
+        initializer_range=0.3,
+        attn_implementation="eager",
+    )
+    return _seeded(GPT2LMHeadModel, config, seed)
+
+
+def _seeded(kind: Any, config: Any, seed: int) -> Any:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return kind(config).eval()
+
+
+def random_rows(num_rows: int, smallest: int, largest: int, seed: int) -> list[list[int]]:
+    """Return token id rows of random lengths without end tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(smallest, largest + 1, (num_rows,), generator=generator)
+    return [torch.randint(1, NUM_TOKENS, (int(length),), generator=generator).tolist() for length in lengths]
