@@ -198,8 +198,12 @@ class DistillConfig(Section):
 
     @model_validator(mode="after")
     def _sections_fit(self) -> DistillConfig:
-        _require_divides("optimizer.minibatch_size", self.optimizer.minibatch_size,
-                         "rollout.rollouts_per_phase", self.rollout.rollouts_per_phase)
+        _require_divides(
+            "optimizer.minibatch_size",
+            self.optimizer.minibatch_size,
+            "rollout.rollouts_per_phase",
+            self.rollout.rollouts_per_phase,
+        )
         if self.objective.baseline == "group_mean" and self.rollout.group_size < 2:
             raise ValueError("rollout.group_size is 1; objective.baseline 'group_mean' needs at least 2")
         return self

@@ -46,9 +46,7 @@ def data_report(
     }
 
 
-def file_counts(
-    spooled: SpooledRows, assignment: Assignment, quarantined: Quarantined
-) -> dict[str, dict[str, int]]:
+def file_counts(spooled: SpooledRows, assignment: Assignment, quarantined: Quarantined) -> dict[str, dict[str, int]]:
     """Return the rows of each file: every one that was read is in a split or in the quarantine."""
     source_of_row = spooled.rows["source"].to_numpy()
     chosen = np.fromiter((row for rows in assignment.rows.values() for row in rows), np.int64)
@@ -77,7 +75,8 @@ def split_counts(assignment: Assignment) -> dict[str, Any]:
     sizes = {split: len(rows) for split, rows in assignment.rows.items()}
     evaluation = {
         split.removeprefix(EVALUATION_PREFIX): size
-        for split, size in sizes.items() if split.startswith(EVALUATION_PREFIX)
+        for split, size in sizes.items()
+        if split.startswith(EVALUATION_PREFIX)
     }
     return {"train": sizes[TRAIN], "validation": sizes[VALIDATION], "evaluation": evaluation}
 

@@ -9,15 +9,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-EXAMPLE_SCHEMA = pa.schema([
-    ("row_id", pa.int64()),
-    ("instruction", pa.string()),
-    ("input", pa.string()),
-    ("references", pa.list_(pa.string())),
-    ("category", pa.string()),
-    ("prompt_ids", pa.list_(pa.int32())),
-    ("response_ids", pa.list_(pa.int32())),
-])
+EXAMPLE_SCHEMA = pa.schema(
+    [
+        ("row_id", pa.int64()),
+        ("instruction", pa.string()),
+        ("input", pa.string()),
+        ("references", pa.list_(pa.string())),
+        ("category", pa.string()),
+        ("prompt_ids", pa.list_(pa.int32())),
+        ("response_ids", pa.list_(pa.int32())),
+    ]
+)
 CORPUS_SCHEMA = pa.schema([("token_ids", pa.list_(pa.int32()))])
 
 

@@ -136,9 +136,7 @@ def _collect(
     )
 
 
-def phase_prompts(
-    prompts: Sequence[Sequence[int]], num_prompts: int, *, phase: int, seed: int
-) -> list[Sequence[int]]:
+def phase_prompts(prompts: Sequence[Sequence[int]], num_prompts: int, *, phase: int, seed: int) -> list[Sequence[int]]:
     """Return the prompts of a phase (from 1): consecutive pieces of epochs, each epoch shuffled anew."""
     first = (phase - 1) * num_prompts
     epochs, places = zip(*(divmod(index, len(prompts)) for index in range(first, first + num_prompts)), strict=True)

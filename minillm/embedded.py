@@ -44,10 +44,12 @@ def load_embedded_tokenizer() -> Any:
 
     path = gguf_path()
     tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name, trust_remote_code=False)
-    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Digits(individual_digits=True),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
-    ])
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+        ]
+    )
     verify_embedded_tokenizer(tokenizer)
     return tokenizer
 
@@ -74,7 +76,7 @@ def _require(holds: bool, fault: str) -> None:
 
 
 def load_embedded_model(attention: str) -> Any:
-    """Return the dequantized model in float32 as a plain causal LM that can be saved; `attention` as transformers names it."""
+    """Return the dequantized float32 model as a plain causal LM that can be saved, with the given `attention`."""
     from transformers import AutoModelForCausalLM
 
     path = gguf_path()

@@ -15,14 +15,16 @@ from minillm.splits import answer_key, prompt_key, too_long
 from minillm.spool import table_rows
 
 # One row per row of ROW_SCHEMA; a row with a reason, here or there, has no keys and no ids.
-TOKEN_SCHEMA = pa.schema([
-    ("token_reason", pa.string()),
-    ("token_detail", pa.large_string()),
-    ("prompt_key", pa.binary()),
-    ("answer_key", pa.binary()),
-    ("prompt_ids", pa.large_list(pa.int32())),
-    ("response_ids", pa.large_list(pa.int32())),
-])
+TOKEN_SCHEMA = pa.schema(
+    [
+        ("token_reason", pa.string()),
+        ("token_detail", pa.large_string()),
+        ("prompt_key", pa.binary()),
+        ("answer_key", pa.binary()),
+        ("prompt_ids", pa.large_list(pa.int32())),
+        ("response_ids", pa.large_list(pa.int32())),
+    ]
+)
 
 
 @dataclass(frozen=True)

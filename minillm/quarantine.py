@@ -19,10 +19,13 @@ def quarantined_rows(
     rows: pa.Table, tokens: pa.Table, files: Sequence[str], faults: Mapping[int, RecordFault]
 ) -> Iterator[dict[str, Any]]:
     """Yield every row that is in no split, in input order; `faults` are those found when splits were assigned."""
-    table = pa.table({
-        **{name: rows[name] for name in _COLUMNS},
-        "token_reason": tokens["token_reason"], "token_detail": tokens["token_detail"],
-    })
+    table = pa.table(
+        {
+            **{name: rows[name] for name in _COLUMNS},
+            "token_reason": tokens["token_reason"],
+            "token_detail": tokens["token_detail"],
+        }
+    )
     for number, row in enumerate(table_rows(table)):
         fault = _fault(row) or faults.get(number)
         if fault is not None:

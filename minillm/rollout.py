@@ -44,9 +44,7 @@ def collect_rollout(
     The row's place in `prompts` keys its draws.
     """
     responses = all_responses(
-        generate_responses(
-            actors.sampler, prompts, range(len(prompts)), decoding, actors.teacher, teacher_mix_alpha
-        )
+        generate_responses(actors.sampler, prompts, range(len(prompts)), decoding, actors.teacher, teacher_mix_alpha)
     )
     parts = *pad_left(prompts, decoding.pad_id), *pad_right(responses, decoding.pad_id)
     tensors = [part.to(compute.device) for part in parts]

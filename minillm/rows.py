@@ -19,19 +19,21 @@ _ABSENT_INPUT = ("input", "input")  # may be absent under its own name; a name g
 
 # One row per record. source: index of the source. raw: the first HEAD_BYTES of num_bytes; sha256 of all when cut.
 # reason, detail: why the row is quarantined; null for a good one, which has the text columns instead.
-ROW_SCHEMA = pa.schema([
-    ("source", pa.int32()),
-    ("number", pa.int64()),
-    ("raw", pa.large_binary()),
-    ("num_bytes", pa.int64()),
-    ("sha256", pa.large_string()),
-    ("reason", pa.string()),
-    ("detail", pa.large_string()),
-    ("instruction", pa.large_string()),
-    ("input", pa.large_string()),
-    ("references", pa.large_list(pa.large_string())),
-    ("category", pa.large_string()),
-])
+ROW_SCHEMA = pa.schema(
+    [
+        ("source", pa.int32()),
+        ("number", pa.int64()),
+        ("raw", pa.large_binary()),
+        ("num_bytes", pa.int64()),
+        ("sha256", pa.large_string()),
+        ("reason", pa.string()),
+        ("detail", pa.large_string()),
+        ("instruction", pa.large_string()),
+        ("input", pa.large_string()),
+        ("references", pa.large_list(pa.large_string())),
+        ("category", pa.large_string()),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -72,9 +74,7 @@ def _chunks(records: Iterable[RawRecord]) -> Iterator[list[RawRecord]]:
         yield chunk
 
 
-def _checked_chunk(
-    index: int, source: Source, records: Sequence[RawRecord], check: RowCheck
-) -> list[dict[str, Any]]:
+def _checked_chunk(index: int, source: Source, records: Sequence[RawRecord], check: RowCheck) -> list[dict[str, Any]]:
     checked = iter(check(source, [record for record in records if record.fields is not None]))
     return [_spool_row(index, record, next(checked) if record.fields is not None else None) for record in records]
 

@@ -125,9 +125,7 @@ def summed_loss(model: Any, rows: Sequence[Example], *, pad_id: int, compute: Co
 
 
 @torch.no_grad()
-def validation_loss(
-    model: Any, rows: Sequence[Example], *, batch_size: int, pad_id: int, compute: Compute
-) -> float:
+def validation_loss(model: Any, rows: Sequence[Example], *, batch_size: int, pad_id: int, compute: Compute) -> float:
     """Return the mean negative log-likelihood in nats per response token over all rows; NaN becomes infinity."""
     total = sum(
         float(summed_loss(model, batch, pad_id=pad_id, compute=compute)) for batch in _by_length(rows, batch_size)

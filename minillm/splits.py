@@ -72,9 +72,7 @@ def _key(content: bytes) -> bytes:
     return hashlib.sha256(content).digest()[:_KEY_BYTES]
 
 
-def assign_splits(
-    candidates: Iterable[Candidate], limits: SplitLimits, place: Callable[[int], str]
-) -> Assignment:
+def assign_splits(candidates: Iterable[Candidate], limits: SplitLimits, place: Callable[[int], str]) -> Assignment:
     """Return the rows of every split; `place` names the file and line of a row.
 
     Rows split off and training rows stand in hash order: evaluation first, then validation, then training, each

@@ -89,9 +89,7 @@ def _header(file: str, text: RawText, cells: list[str] | csv.Error) -> list[str]
     return cells
 
 
-def _csv_record(
-    file: str, number: int, text: RawText, cells: list[str] | csv.Error, header: list[str]
-) -> RawRecord:
+def _csv_record(file: str, number: int, text: RawText, cells: list[str] | csv.Error, header: list[str]) -> RawRecord:
     try:
         return RawRecord(file, number, text, _csv_fields(text, cells, header), None, "")
     except RecordFault as fault:

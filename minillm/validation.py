@@ -21,9 +21,7 @@ def validation_scores(
     The draws are the same at every call, so that successive values differ by the student alone.
     """
     prompts = [row.prompt_ids for row in rows]
-    responses = all_responses(
-        generate_responses(actors.sampler, prompts, [row.row_id for row in rows], decoding)
-    )
+    responses = all_responses(generate_responses(actors.sampler, prompts, [row.row_id for row in rows], decoding))
     texts = tokenizer.batch_decode(responses, skip_special_tokens=True)
     parts = summed_reverse_kl(
         actors.student,

@@ -1,9 +1,10 @@
-"""Stage distill: MiniLLM from the warmed-up student and the frozen teacher; publishes the best-validation checkpoint."""
+"""Stage distill: MiniLLM from the warmed-up student and the frozen teacher; publishes the best checkpoint."""
 
 from __future__ import annotations
 
 import logging
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -28,7 +29,9 @@ from tasks.storage import (
     write_json,
 )
 from tasks.supervised import best_row, publish_best
-from tasks.tracking import Tracker
+
+if TYPE_CHECKING:
+    from tasks.tracking import Tracker
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +42,8 @@ def run(seed: int, runtime: RuntimeConfig, distill: DistillConfig, tracker: Trac
     tokenizer = load_saved_tokenizer(WARMUP_DIR)
     student = load_saved(WARMUP_DIR, torch.float32, compute.device)
     teacher = load_saved(TEACHER_DIR, compute.dtype, compute.device)
-    _log.info("distill: %.1f M <- %.1f M parameters; %s", num_parameters(student) / 1e6, num_parameters(teacher) / 1e6, compute)
+    sizes = [num_parameters(model) / 1e6 for model in (student, teacher)]
+    _log.info("distill: %.1f M <- %.1f M parameters; %s", *sizes, compute)
     tracker.dataset("train", TRAIN_PATH)
     end_id, pad_id = tokenizer.eos_token_id, tokenizer.pad_token_id
     validate = partial(

@@ -6,7 +6,7 @@ import json
 import logging
 import statistics
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -29,7 +29,9 @@ from tasks.storage import (
     replacing,
     write_json,
 )
-from tasks.tracking import Tracker
+
+if TYPE_CHECKING:
+    from tasks.tracking import Tracker
 
 _log = logging.getLogger(__name__)
 _MODELS = {"teacher": TEACHER_DIR, "warmup": WARMUP_DIR, "student": STUDENT_DIR}
@@ -47,11 +49,13 @@ def run(runtime: RuntimeConfig, evaluate: EvaluateConfig, tracker: Tracker) -> N
     for set_name, path in _set_paths(evaluate.sets).items():
         rows = read_examples(path, evaluate.max_rows)
         tracker.dataset(set_name, path)
-        decoded = {name: _decode(f"evaluate {set_name} {name}", model, rows, tokenizer, evaluate) for name, model in models.items()}
+        decoded: dict[str, Decoded] = {}
         for name, model in models.items():
+            decoded[name] = _decode(f"evaluate {set_name} {name}", model, rows, tokenizer, evaluate)
             scores = _scores(decoded[name], rows, tokenizer)
             if name != "teacher":
-                scores["reverse_kl"] = _distance(model, models["teacher"], rows, decoded[name], tokenizer, evaluate, compute)
+                own = decoded[name][f"seed-{evaluate.sampling_seeds[0]}"]
+                scores["reverse_kl"] = _distance(model, models["teacher"], rows, own, tokenizer, evaluate, compute)
             metrics[name][set_name] = scores
             tracker.summary(_flat(f"evaluate_{set_name}", name, scores))
         _write_responses(RESPONSES_DIR / f"{set_name}.jsonl", rows, decoded, tokenizer)
@@ -63,7 +67,8 @@ def _set_paths(names: list[str]) -> dict[str, Path]:
     found = {path.stem: path for path in sorted(EVALUATION_SETS_DIR.glob("*.parquet"))}
     unknown = [name for name in names if name not in found]
     if unknown:
-        raise UserError(f"params.yaml: evaluate.sets: {unknown[0]!r} is not prepared; prepared sets: {', '.join(found)}")
+        prepared = ", ".join(found)
+        raise UserError(f"params.yaml: evaluate.sets: {unknown[0]!r} is not prepared; prepared sets: {prepared}")
     return {name: found[name] for name in names or found}
 
 
@@ -93,8 +98,9 @@ def _scores(decoded: Decoded, rows: list[Example], tokenizer: Any) -> dict[str, 
     """Return the mean over sampling seeds (with the standard deviation of Rouge-L) and the greedy scores."""
     per_decoding = {name: _decoding_scores(responses, rows, tokenizer) for name, responses in decoded.items()}
     greedy = per_decoding.pop(_GREEDY, None)
-    sampled = {key: statistics.fmean(scores[key] for scores in per_decoding.values()) for key in ("rougeL", "length_mean", "eos_rate")}
-    values = [scores["rougeL"] for scores in per_decoding.values()]
+    columns = {key: [scores[key] for scores in per_decoding.values()] for key in ("rougeL", "length_mean", "eos_rate")}
+    sampled = {key: statistics.fmean(values) for key, values in columns.items()}
+    values = columns["rougeL"]
     sampled["rougeL_std"] = statistics.stdev(values) if len(values) > 1 else 0.0
     result: dict[str, Any] = {"num_rows": len(rows), "sampled": sampled}
     return result if greedy is None else result | {"greedy": greedy}
@@ -111,14 +117,20 @@ def _decoding_scores(responses: list[list[int]], rows: list[Example], tokenizer:
 
 
 def _distance(
-    model: Any, teacher: Any, rows: list[Example], decoded: Decoded, tokenizer: Any, config: EvaluateConfig, compute: Compute
+    model: Any,
+    teacher: Any,
+    rows: list[Example],
+    responses: list[list[int]],
+    tokenizer: Any,
+    config: EvaluateConfig,
+    compute: Compute,
 ) -> float:
-    """Return the exact reverse KL per token on the model's own samples, those of the first sampling seed."""
+    """Return the exact reverse KL in nats per token on the model's own samples, those of the first sampling seed."""
     batches = summed_reverse_kl(
         model,
         teacher,
         [row.prompt_ids for row in rows],
-        decoded[f"seed-{config.sampling_seeds[0]}"],
+        responses,
         batch_size=config.batch_size,
         pad_id=tokenizer.pad_token_id,
         compute=compute,
@@ -147,7 +159,8 @@ def _write_responses(path: Path, rows: list[Example], decoded: dict[str, Decoded
                 "references": row.references,
                 "category": row.category,
                 "responses": {
-                    model: {name: values[index] for name, values in decodings.items()} for model, decodings in texts.items()
+                    model: {name: values[index] for name, values in decodings.items()}
+                    for model, decodings in texts.items()
                 },
             }
             file.write(json.dumps(record, ensure_ascii=False) + "\n")

@@ -9,7 +9,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -38,7 +38,9 @@ from tasks.storage import (
     replacing,
     write_json,
 )
-from tasks.tracking import Tracker
+
+if TYPE_CHECKING:
+    from tasks.tracking import Tracker
 
 logger = logging.getLogger(__name__)
 
@@ -116,5 +118,9 @@ def _record(report: dict[str, Any], tracker: Tracker) -> None:
     tracker.summary({"data/train_rows": splits["train"], "data/validation_rows": splits["validation"]})
     logger.info(
         "prepare: %d rows read, %d accepted, %d quarantined %s; splits: %s",
-        rows["input"], rows["accepted"], rows["quarantined"], report["reasons"], splits,
+        rows["input"],
+        rows["accepted"],
+        rows["quarantined"],
+        report["reasons"],
+        splits,
     )

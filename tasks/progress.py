@@ -34,4 +34,5 @@ def _with_lines(items: Iterable[Item], name: str, total: int) -> Iterator[Item]:
 def _line(name: str, done: int, total: int, elapsed_s: float) -> str:
     rate = done / max(elapsed_s, 1e-9)
     remaining_s = int((total - done) / rate)
-    return f"{name}: {done}/{total} ({100 * done // total}%) {rate:.2f}/s ETA {remaining_s // 60}:{remaining_s % 60:02d}"
+    eta = f"{remaining_s // 60}:{remaining_s % 60:02d}"
+    return f"{name}: {done}/{total} ({100 * done // total}%) {rate:.2f}/s ETA {eta}"

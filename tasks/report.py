@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from minillm.config import ReportConfig
 from tasks.reporting.inputs import (
@@ -19,7 +20,9 @@ from tasks.reporting.inputs import (
 )
 from tasks.reporting.page import report_page, verdict
 from tasks.storage import METRICS_DIR, PLOTS_DIR, REPORT_PATH, replacing, write_json
-from tasks.tracking import Tracker
+
+if TYPE_CHECKING:
+    from tasks.tracking import Tracker
 
 _log = logging.getLogger(__name__)
 _METRIC_STAGES = ("prepare", *TRAINING_STAGES, "evaluate")

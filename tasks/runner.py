@@ -45,7 +45,7 @@ def stage_arguments(run: Callable[..., None], params: Params) -> dict[str, Any]:
 def _fingerprint(name: str, run: Callable[..., None], params: Params) -> str:
     """Return a hash of what DVC will record as the stage's inputs.
 
-    DVC hashes inputs after the command; without this check an edit during the run would be recorded as what made the outputs.
+    DVC hashes inputs after the command: without this check, an edit during the run would be recorded as their maker.
     """
     sections = params.model_dump(mode="json", include=set(stage_sections(run)))
     files = [_file_state(path) for path in _dependency_files(name, params)]

@@ -36,15 +36,19 @@ def _are_not_blank(values: Any) -> bool:
 
 
 # Order matters: the first check that a row fails gives its reason.
-INSTRUCTION_ROWS = pa.DataFrameSchema({
-    "instruction": pa.Column(object, [_check(_is_text, "not text"), _check(_is_not_blank, "blank")]),
-    "input": pa.Column(object, [_check(_is_text, "not text")]),
-    "output": pa.Column(object, [_check(_are_texts, "not text"), _check(_are_not_blank, "blank")]),
-    "category": pa.Column(object, [_check(_is_text, "not text")]),
-})
-CORPUS_ROWS = pa.DataFrameSchema({
-    "text": pa.Column(object, [_check(_is_text, "not text"), _check(_is_not_blank, "blank")]),
-})
+INSTRUCTION_ROWS = pa.DataFrameSchema(
+    {
+        "instruction": pa.Column(object, [_check(_is_text, "not text"), _check(_is_not_blank, "blank")]),
+        "input": pa.Column(object, [_check(_is_text, "not text")]),
+        "output": pa.Column(object, [_check(_are_texts, "not text"), _check(_are_not_blank, "blank")]),
+        "category": pa.Column(object, [_check(_is_text, "not text")]),
+    }
+)
+CORPUS_ROWS = pa.DataFrameSchema(
+    {
+        "text": pa.Column(object, [_check(_is_text, "not text"), _check(_is_not_blank, "blank")]),
+    }
+)
 
 
 def check_rows(source: Source, records: Sequence[RawRecord]) -> list[Row | RecordFault]:

@@ -6,13 +6,15 @@ import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from minillm.models import save_model
 from minillm.types import StepReport
 from tasks.progress import progress
 from tasks.storage import STATE_DIR
-from tasks.tracking import Tracker
+
+if TYPE_CHECKING:
+    from tasks.tracking import Tracker
 
 _NOT_REPRODUCIBLE = "time/"  # clock readings go to MLflow, never into a DVC output
 

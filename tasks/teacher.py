@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -15,7 +15,9 @@ from minillm.sanity import english_perplexity, require_sane_english
 from minillm.sft import fine_tune, untuned
 from tasks.storage import METRICS_DIR, PLOTS_DIR, TEACHER_DIR, TRAIN_PATH, VALIDATION_PATH, write_curve, write_json
 from tasks.supervised import best_row, publish_best
-from tasks.tracking import Tracker
+
+if TYPE_CHECKING:
+    from tasks.tracking import Tracker
 
 _log = logging.getLogger(__name__)
 
@@ -60,5 +62,7 @@ def _load(config: TeacherModelConfig, compute: Compute) -> tuple[Any, Any, float
     if config.source == "embedded":
         require_sane_english(plain, shuffled)
     size = num_parameters(model) / 1e6
-    _log.info("teacher: %.1f M parameters, perplexity %.1f on English, %.1f shuffled; %s", size, plain, shuffled, compute)
+    _log.info(
+        "teacher: %.1f M parameters; %s; perplexity on English %.1f, shuffled %.1f", size, compute, plain, shuffled
+    )
     return tokenizer, model, plain

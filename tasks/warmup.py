@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -35,7 +35,9 @@ from tasks.storage import (
     write_json,
 )
 from tasks.supervised import best_row, publish_best
-from tasks.tracking import Tracker
+
+if TYPE_CHECKING:
+    from tasks.tracking import Tracker
 
 _log = logging.getLogger(__name__)
 

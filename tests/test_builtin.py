@@ -234,9 +234,7 @@ def _names_the_neighbor_in_the_calendar(row: Row) -> bool:
     cycle = list(calendar.day_name) if kind == "day" else list(calendar.month_name)[1:]
     step = 1 if relation == "after" else -1
     return (
-        start in _prompt(row)
-        and relation in _prompt(row)
-        and cycle[(cycle.index(start) + step) % len(cycle)] == result
+        start in _prompt(row) and relation in _prompt(row) and cycle[(cycle.index(start) + step) % len(cycle)] == result
     )
 
 
@@ -277,9 +275,7 @@ _CHECKS: dict[str, Callable[[Row], bool]] = {
 
 
 @pytest.mark.parametrize("category", _CHECKS)
-def test_answers_agree_with_an_independent_solution(
-    rows_by_category: dict[str, list[Row]], category: str
-) -> None:
+def test_answers_agree_with_an_independent_solution(rows_by_category: dict[str, list[Row]], category: str) -> None:
     assert rows_by_category[category]
     assert [row for row in rows_by_category[category] if not _CHECKS[category](row)] == []
 

@@ -35,7 +35,9 @@ def objective(**changes: object) -> ObjectiveConfig:
     return ObjectiveConfig(**(base | changes))
 
 
-def production_loss(student: Tensor, teacher: Tensor, sequence: tuple[int, ...], rollout: Rollout, config: ObjectiveConfig) -> Tensor:
+def production_loss(
+    student: Tensor, teacher: Tensor, sequence: tuple[int, ...], rollout: Rollout, config: ObjectiveConfig
+) -> Tensor:
     experience = with_advantages(rollout, objective=config, group_size=1)
     sums = surrogate_loss(
         tabular.sequence_logits(student, sequence),
@@ -155,7 +157,9 @@ def sum_with(student: Tensor, values: Tensor) -> Tensor:
     return values + 0 * student.sum()
 
 
-@pytest.mark.parametrize(("advantage", "ratio", "expected"), [(1.0, 1.5, -1.2), (1.0, 0.5, -0.5), (-1.0, 1.5, 1.5), (-1.0, 0.5, 0.8)])
+@pytest.mark.parametrize(
+    ("advantage", "ratio", "expected"), [(1.0, 1.5, -1.2), (1.0, 0.5, -0.5), (-1.0, 1.5, 1.5), (-1.0, 0.5, 0.8)]
+)
 def test_clipping_is_the_pessimistic_bound(advantage: float, ratio: float, expected: float) -> None:
     """Hand arithmetic with both ranges 0.2: max(-A ratio, -A clip(ratio, 0.8, 1.2))."""
     from minillm.objective import PolicyTerms
@@ -165,7 +169,14 @@ def test_clipping_is_the_pessimistic_bound(advantage: float, ratio: float, expec
     one = torch.ones(1, dtype=torch.float64)
     terms = PolicyTerms(old_logprobs=old, advantages=advantage * one, ratios=one, single_step_weights=one)
     sums = surrogate_loss(
-        logits, logits, torch.tensor([0]), terms, clip_low=0.2, clip_high=0.2, single_step_weight=0.0, entropy_weight=0.0
+        logits,
+        logits,
+        torch.tensor([0]),
+        terms,
+        clip_low=0.2,
+        clip_high=0.2,
+        single_step_weight=0.0,
+        entropy_weight=0.0,
     )
     assert float(sums.loss) == pytest.approx(expected, abs=1e-12)
     assert float(sums.clipped) == (expected != -advantage * ratio)

@@ -212,9 +212,7 @@ def test_a_run_whose_process_was_killed_is_closed_by_the_next_one(
 
 
 @pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "sqlite:////proc/none/mlflow.db", "file:./mlruns"])
-def test_a_store_that_is_not_there_costs_a_warning(
-    params: Params, caplog: pytest.LogCaptureFixture, uri: str
-) -> None:
+def test_a_store_that_is_not_there_costs_a_warning(params: Params, caplog: pytest.LogCaptureFixture, uri: str) -> None:
     start = time.monotonic()
     with open_tracker("distill", with_tracking(params, uri=uri)) as tracker:
         for step in range(100):
@@ -293,7 +291,8 @@ def test_two_first_starts_at_once_both_work(params: Params, monkeypatch: pytest.
     assert [process.communicate()[1] for process in started] == ["", ""]
     assert len(runs("pipeline")) == 1
     assert {run.info.run_name: run.info.status for run in runs("stage")} == {
-        "teacher": "FINISHED", "warmup": "FINISHED",
+        "teacher": "FINISHED",
+        "warmup": "FINISHED",
     }
 
 

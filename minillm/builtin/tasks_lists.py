@@ -145,9 +145,7 @@ def number_the_list(rng: Random) -> Row:
     )
     items = rng.sample(SHOPPING, 3)
     answer = "\n".join(f"{number}. {item}" for number, item in enumerate(items, start=1))
-    return make_row(
-        rng, "number_the_list", forms, answer, items=rng.choice((", ".join(items), joined(items)))
-    )
+    return make_row(rng, "number_the_list", forms, answer, items=rng.choice((", ".join(items), joined(items))))
 
 
 def bullet_the_list(rng: Random) -> Row:
@@ -159,9 +157,7 @@ def bullet_the_list(rng: Random) -> Row:
         "Show the following as dashes, one item per line.\n{items}",
     )
     items = _any_items(rng, rng.choice((2, 3, 4)))
-    return make_row(
-        rng, "bullet_the_list", forms, "\n".join(f"- {item}" for item in items), items=", ".join(items)
-    )
+    return make_row(rng, "bullet_the_list", forms, "\n".join(f"- {item}" for item in items), items=", ".join(items))
 
 
 def write_list_sentence(rng: Random) -> Row:

@@ -56,9 +56,7 @@ def solve_sum(rng: Random) -> Row:
         )
     )
     answer = f"{name} has {NUMBER_WORDS[result]} {things} now."
-    return make_row(
-        rng, "solve_sum", forms, answer, name=name, things=things, first=NUMBER_WORDS[first], event=event
-    )
+    return make_row(rng, "solve_sum", forms, answer, name=name, things=things, first=NUMBER_WORDS[first], event=event)
 
 
 def convert_unit(rng: Random) -> Row:

@@ -44,9 +44,7 @@ def answer_where(rng: Random) -> Row:
     story = tell_story(rng)
     event = rng.choice((story.main, story.other))
     answer = f"{event.person.name} {event.past} {event.place}."
-    return make_row(
-        rng, "answer_where", forms, answer, text=story.text, name=event.person.name, deed=event.base
-    )
+    return make_row(rng, "answer_where", forms, answer, text=story.text, name=event.person.name, deed=event.base)
 
 
 def answer_when(rng: Random) -> Row:

@@ -57,9 +57,7 @@ def change_to_uppercase(rng: Random) -> Row:
     )
     person = rng.choice(PEOPLE)
     verb, noun = pick_action(rng, person)
-    text = rng.choice(
-        (f"{person.name} {verb.past} {noun}", f"{verb.progressive} {noun}", f"{verb.base} {noun} now")
-    )
+    text = rng.choice((f"{person.name} {verb.past} {noun}", f"{verb.progressive} {noun}", f"{verb.base} {noun} now"))
     return make_row(rng, "change_to_uppercase", forms, text.upper(), text=text)
 
 
@@ -150,9 +148,7 @@ def change_to_future(rng: Random) -> Row:
     person, past, time = rng.choice(PEOPLE), rng.choice(PAST_TIMES), rng.choice(FUTURE_TIMES)
     verb, noun = pick_action(rng, person)
     answer = f"{person.name} will {verb.base} {noun} {time}."
-    return make_row(
-        rng, "change_to_future", forms, answer, text=f"{person.name} {verb.past} {noun} {past}.", time=time
-    )
+    return make_row(rng, "change_to_future", forms, answer, text=f"{person.name} {verb.past} {noun} {past}.", time=time)
 
 
 def replace_with_pronoun(rng: Random) -> Row:

@@ -165,9 +165,7 @@ def write_subject_line(rng: Random) -> Row:
     )
     news, subject = rng.choice(_MAIL_TOPICS)
     slots = {"day": rng.choice(WEEKDAYS), "city": rng.choice(CITIES)}
-    return make_row(
-        rng, "write_subject_line", forms, f"Subject: {subject.format(**slots)}", news=news.format(**slots)
-    )
+    return make_row(rng, "write_subject_line", forms, f"Subject: {subject.format(**slots)}", news=news.format(**slots))
 
 
 def give_tip(rng: Random) -> Row:
@@ -225,9 +223,7 @@ def greet_person(rng: Random) -> Row:
             (f"welcome to {city}", f"Welcome to {city}, {{name}}! We hope you feel at home here."),
         )
     )
-    return make_row(
-        rng, "greet_person", forms, capitalized(wish.format(name=name)), name=name, occasion=occasion
-    )
+    return make_row(rng, "greet_person", forms, capitalized(wish.format(name=name)), name=name, occasion=occasion)
 
 
 FAMILIES = (

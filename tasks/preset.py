@@ -1,0 +1,62 @@
+"""Merge a preset from configs/ into params.yaml, keeping its comments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from minillm.errors import UserError
+from minillm.params import parse_params, read_yaml
+from tasks.storage import replacing
+
+PRESETS_DIR = Path("configs")
+_PARAMS_PATH = Path("params.yaml")
+
+
+def apply_preset(name: str) -> str:
+    """Write the overlay `configs/NAME.yaml` (or a path ending in .yaml) into params.yaml and say what changed."""
+    overlay_path = Path(name) if name.endswith(".yaml") else PRESETS_DIR / f"{name}.yaml"
+    if not overlay_path.is_file():
+        known = ", ".join(sorted(path.stem for path in PRESETS_DIR.glob("*.yaml")))
+        raise UserError(f"preset {name!r}: no file {overlay_path}; presets: {known}")
+    yaml = YAML()
+    yaml.width, yaml.preserve_quotes = 4096, True
+    document = yaml.load(_PARAMS_PATH.read_text(encoding="utf-8"))
+    changes = _merge(document, read_yaml(overlay_path), ())
+    parse_params(_plain(document), source=str(overlay_path))
+    with replacing(_PARAMS_PATH) as temporary, temporary.open("w", encoding="utf-8") as file:
+        yaml.dump(document, file)
+    return "\n".join([f"params.yaml: {len(changes)} knobs changed by {overlay_path}", *changes])
+
+
+def merged_params(overlay_path: Path) -> Any:
+    """Return the content of params.yaml with an overlay merged in."""
+    content = read_yaml(_PARAMS_PATH)
+    _merge(content, read_yaml(overlay_path), ())
+    return content
+
+
+def _merge(target: Any, overlay: Any, path: tuple[str, ...]) -> list[str]:
+    changes = []
+    for key, value in overlay.items():
+        name = ".".join((*path, key))
+        if isinstance(value, dict) and isinstance(target.get(key), dict) and target[key]:
+            changes += _merge(target[key], value, (*path, key))
+        elif key not in target or target[key] != value:
+            changes.append(f"  {name}: {target.get(key)!r} -> {value!r}")
+            target[key] = value
+    return changes
+
+
+def _plain(value: Any) -> Any:
+    """Return ruamel's round-trip containers and scalars as plain ones, as the strict models need them."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    for kind in (bool, int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    return value
