@@ -1,4 +1,3 @@
-# syntax=docker/dockerfile:1
 # One image for every role: `make run`'s pipeline (the default), the servers, and a worker. See the end of this file.
 # The wheels of requirements.lock bring what they need, so a slim Python is the whole base.
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from ruamel.yaml import YAML
+
 from flows.environment import child_environment
 
 _PARAMS_PATH = Path(__file__).parents[1] / "params.yaml"
@@ -62,12 +64,17 @@ def make_scratch_repository(root: Path) -> Path:
     return root
 
 
-def edit_param(root: Path, old: str, new: str) -> None:
-    """Replace a line's text in the repository's params.yaml."""
-    path = root / "params.yaml"
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new))
+def set_param(root: Path, key: str, value: float) -> None:
+    """Set one value, named by its dotted key, in the repository's params.yaml."""
+    path, yaml = root / "params.yaml", YAML()
+    content = yaml.load(path)
+    *sections, name = key.split(".")
+    section = content
+    for part in sections:
+        section = section[part]
+    assert name in section
+    section[name] = value
+    yaml.dump(content, path)
 
 
 def run_in(root: Path, *command: str) -> subprocess.CompletedProcess[str]:

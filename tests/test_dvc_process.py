@@ -19,7 +19,7 @@ from flows.dvc_process import DvcError, StageClock, StageRun, is_up_to_date, rem
 from flows.environment import child_environment
 from flows.processes import wait_until
 from minillm.errors import UserError
-from tests.scratch_repository import edit_param, make_scratch_repository
+from tests.scratch_repository import make_scratch_repository, set_param
 
 _REPOSITORY = Path(__file__).parents[1]
 _START_TIMEOUT_S = 60.0
@@ -41,11 +41,13 @@ def _outcomes(root: Path, stage: str | None = None) -> dict[str, str]:
 @contextmanager
 def _phases(root: Path, number: int) -> Iterator[None]:
     """Edit a parameter of `distill` for a while; a number that another test took would be restored, not run."""
-    edit_param(root, "num_phases: 30", f"num_phases: {number}")
+    path = root / "params.yaml"
+    text = path.read_text()
+    set_param(root, "distill.num_phases", number)
     try:
         yield
     finally:
-        edit_param(root, f"num_phases: {number}", "num_phases: 30")
+        path.write_text(text)
 
 
 def test_a_first_run_runs_every_stage_in_graph_order_and_leaves_dvc_clean(tmp_path: Path) -> None:
@@ -68,7 +70,7 @@ def test_what_did_not_change_is_skipped_in_no_time(finished: Path) -> None:
 
 
 def test_an_edited_parameter_reruns_its_stage_and_taking_it_back_restores_it(finished: Path) -> None:
-    with _phases(finished, 31):
+    with _phases(finished, 1001):
         assert _outcomes(finished) == {"prepare": "skipped", "distill": "ran", "report": "skipped"}
     assert _outcomes(finished) == {"prepare": "skipped", "distill": "restored", "report": "skipped"}
 
@@ -76,7 +78,7 @@ def test_an_edited_parameter_reruns_its_stage_and_taking_it_back_restores_it(fin
 def test_a_single_stage_is_run_without_those_before_it(tmp_path: Path) -> None:
     root = make_scratch_repository(tmp_path)
     assert _outcomes(root, "prepare") == {"prepare": "ran"}
-    edit_param(root, "seed: 17", "seed: 18")
+    set_param(root, "seed", 12345)
     assert _outcomes(root, "distill") == {"distill": "ran"}
 
 
@@ -91,7 +93,10 @@ def test_lines_and_environment_pass_through(tmp_path: Path) -> None:
 def test_a_failing_stage_is_named_with_its_last_lines(finished: Path) -> None:
     (finished / "fail").write_text("distill")
     try:
-        with _phases(finished, 32), pytest.raises(DvcError, match="stage distill failed with exit code 255") as caught:
+        with (
+            _phases(finished, 1002),
+            pytest.raises(DvcError, match="stage distill failed with exit code 255") as caught,
+        ):
             reproduce(finished, None, lambda line: None, {})
     finally:
         (finished / "fail").unlink()

@@ -21,7 +21,7 @@ from flows.servers import ServerError, mlflow_server, prefect_server, running
 from minillm.config import TrackingConfig
 from minillm.errors import UserError
 from tasks.progress import _line
-from tests.scratch_repository import edit_param, make_scratch_repository, run_in
+from tests.scratch_repository import make_scratch_repository, run_in, set_param
 
 _REPOSITORY = Path(__file__).parents[1]
 _STAGES = ("prepare", "distill", "report")
@@ -117,7 +117,7 @@ def test_a_failing_stage_fails_the_flow_with_its_own_words_and_stops_it(prefect_
 
 @pytest.mark.pipeline
 def test_wrong_params_are_refused_before_any_stage_starts(prefect_api: None, root: Path) -> None:
-    edit_param(root, "num_phases: 30", "num_phases: 0")
+    set_param(root, "distill.num_phases", 0)
     state = _run()
     assert state.is_failed()
     assert state.message.startswith("params.yaml: distill.num_phases: ")
@@ -151,7 +151,7 @@ def test_the_command_brings_its_own_server_and_ends_a_failure_without_a_tracebac
 
 @pytest.mark.parametrize("module", ["flows", "flows.local"])
 def test_a_param_out_of_range_ends_in_one_line(root: Path, module: str) -> None:
-    edit_param(root, "gamma: 1.0", "gamma: 7.0")
+    set_param(root, "distill.objective.gamma", 7.0)
     environment = child_environment({"PYTHONPATH": str(_REPOSITORY)})
     done = subprocess.run([sys.executable, "-m", module], cwd=root, env=environment, capture_output=True, text=True)
     assert done.returncode == 2
