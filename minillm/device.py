@@ -13,7 +13,6 @@ import torch
 
 from minillm.errors import UserError
 
-
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # from glibc's malloc.h
 
 

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minillm.params import ConfigError, load_params, parse_params, read_yaml
+from tasks.preset import apply_preset
+from tests.imports import ROOT
+
+CONTENT = read_yaml(ROOT / "params.yaml")
+
+
+def refused(change: Callable[[Any], Any]) -> str:
+    content = copy.deepcopy(CONTENT)
+    change(content)
+    with pytest.raises(ConfigError) as caught:
+        parse_params(content, "params.yaml")
+    return str(caught.value)
+
+
+def put(path: str, value: Any) -> Callable[[Any], None]:
+    def change(content: Any) -> None:
+        *parents, key = path.split(".")
+        for parent in parents:
+            content = content[parent]
+        content[key] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        ("distill.rollout.teacher_mix_alpa", 0.2, "did you mean 'teacher_mix_alpha'?"),
+        ("sed", 1, "did you mean 'seed'?"),
+        ("distill.rollout.teacher_mix_alpha", 1.0, "less than 1 (got 1.0)"),
+        ("distill.rollout.teacher_mix_alpha", math.nan, "finite number (got nan)"),
+        ("distill.optimizer.learning_rate", math.inf, "finite number (got inf)"),
+        ("distill.optimizer.learning_rate", "1e-5", "valid number (got '1e-5')"),
+        ("distill.optimizer.learning_rate", True, "valid number (got True)"),
+        ("seed", True, "valid integer (got True)"),
+        ("seed", -1, "greater than or equal to 0 (got -1)"),
+        ("seed", 1.0, "valid integer (got 1.0)"),
+        ("distill.objective.importance", "per-token", "'per_token', 'per_decision' or 'none' (got 'per-token')"),
+        ("distill.objective.length_normalize", "yes", "valid boolean (got 'yes')"),
+        ("evaluate.sets", ["../x"], "evaluate.sets.0: allowed: letters, digits"),
+        ("evaluate.sampling_seeds", [], "at least 1 item"),
+        ("tracking.experiment", "a b", "tracking.experiment: allowed: letters"),
+        ("data.evaluation_files", {"../x": "a.jsonl"}, "data.evaluation_files"),
+    ],
+)
+def test_a_wrong_value_is_one_line_that_names_the_key(path: str, value: Any, expected: str) -> None:
+    message = refused(put(path, value))
+    assert "\n" not in message
+    assert message.startswith(f"params.yaml: {path}") or path in message
+    assert expected in message
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        ("teacher.sft.micro_batch_size", 5, "micro_batch_size = 5 does not divide batch_size"),
+        ("distill.optimizer.minibatch_size", 48, "optimizer.minibatch_size = 48 does not divide"),
+        ("distill.rollout.group_size", 7, "group_size = 7 does not divide rollouts_per_phase"),
+        ("distill.objective.baseline", "group_mean", "'group_mean' needs at least 2"),
+        ("teacher_model.source", "path", "location is empty"),
+        ("data.source", "path", "train_files is empty"),
+        ("data.source", "hub", "hub_name is empty"),
+        ("data.corpus_source", "none", "needs a corpus"),
+    ],
+)
+def test_values_that_do_not_fit_together_are_refused(path: str, value: Any, expected: str) -> None:
+    assert expected in refused(put(path, value))
+
+
+def test_a_missing_knob_is_named() -> None:
+    assert refused(lambda content: content["report"].pop("num_examples")).startswith(
+        "params.yaml: report.num_examples: missing"
+    )
+
+
+def test_each_fault_has_its_own_line() -> None:
+    def change(content: Any) -> None:
+        content["seed"] = "x"
+        content["evaluate"]["batch_size"] = 0
+
+    assert len(refused(change).splitlines()) == 2
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_a_duplicate_key_is_named_with_its_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"params\.yaml:2: .*seed"):
+        load_params(write(tmp_path, "seed: 1\nseed: 2\n"))
+
+
+def test_broken_yaml_is_one_line_with_its_place(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^params\.yaml:\d+: [^\n]+$"):
+        load_params(write(tmp_path, "seed: [1\n"))
+
+
+@pytest.mark.parametrize("text", ["", "- 1\n", "text\n"])
+def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match="a mapping of sections is needed"):
+        load_params(write(tmp_path, text))
+
+
+def test_an_absent_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="absent\\.yaml: no such file"):
+        load_params(tmp_path / "absent.yaml")
+
+
+def test_scientific_notation_without_a_dot_is_a_number(tmp_path: Path) -> None:
+    assert read_yaml(write(tmp_path, "a: 1e-5\nb: 0x10\nc: yes\n")) == {"a": 1e-05, "b": 16, "c": "yes"}
+
+
+def scratch_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    return tmp_path
+
+
+def test_a_preset_changes_its_knobs_and_keeps_every_comment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = scratch_project(tmp_path, monkeypatch)
+    (root / "configs/warm.yaml").write_text("distill:\n  rollout: {temperature: 1.5}\nseed: 3\n")
+    assert "distill.rollout.temperature: 1.0 -> 1.5" in apply_preset("warm")
+    changed = load_params(root / "params.yaml")
+    assert (changed.distill.rollout.temperature, changed.seed) == (1.5, 3)
+    before, after = (ROOT / "params.yaml").read_text(), (root / "params.yaml").read_text()
+    assert [line.split("#")[1:] for line in before.splitlines()] == [line.split("#")[1:] for line in after.splitlines()]
+
+
+def test_a_preset_with_an_unknown_knob_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = scratch_project(tmp_path, monkeypatch)
+    (root / "configs/bad.yaml").write_text("distill: {phases: 3}\n")
+    with pytest.raises(ConfigError, match="distill.phases: unknown key"):
+        apply_preset("bad")
+    assert (root / "params.yaml").read_text() == (ROOT / "params.yaml").read_text()
