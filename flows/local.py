@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 import time
 import uuid
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 from flows.dvc_process import DvcError, StageRun, reproduce
 from flows.environment import mlflow_url, prefect_url
+from flows.finish import record_outcomes
 from flows.graph import stage_order
 from flows.memory import PeakMemory
 from flows.processes import exit_on_sigterm
@@ -29,7 +31,9 @@ def main() -> int:
     root = Path.cwd()
     try:
         params = load_params(root / "params.yaml")
-        stages = run_and_record(root)
+        environment = {"MINILLM_PIPELINE_KEY": str(uuid.uuid4())}  # tracking groups the stages of one key
+        stages = run_and_record(root, environment)
+        record_outcomes(params, stages, environment)
         print(f"\n{_stage_lines(stages)}\n\n{result_table(root)}\n\n{_where_next(mlflow_url(params.tracking))}")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -43,13 +47,12 @@ def main() -> int:
     return 0
 
 
-def run_and_record(root: Path) -> dict[str, StageRun]:
+def run_and_record(root: Path, environment: Mapping[str, str]) -> dict[str, StageRun]:
     """Run `dvc repro`, write metrics/run.json about it, and return what was done with each stage, in graph order.
 
     A failed run writes nothing: the file is about the last run that ended well.
     """
     memory, start_s = PeakMemory(), time.monotonic()
-    environment = {"MINILLM_PIPELINE_KEY": str(uuid.uuid4())}  # tracking groups the stages of one key
     seen = reproduce(root, None, _show, environment, on_start=memory.watch, stderr_to_terminal=True)
     wall_s = time.monotonic() - start_s
     stages = {name: seen[name] for name in stage_order(root) if name in seen}

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flows.dvc_process import DvcError, StageRun, is_up_to_date, reproduce
 from flows.environment import LASTING_PAGES_VARIABLE, mlflow_url
+from flows.finish import record_outcomes
 from flows.graph import select_stages
 from flows.progress_artifact import ProgressArtifact
 from minillm.errors import UserError
@@ -55,6 +56,7 @@ def pipeline(request: PipelineRequest = _EVERYTHING) -> Any:
         if not state.is_completed():
             return Failed(message=state.message, data=state.data)
         runs[name] = StageRun(**state.result())
+    record_outcomes(params, runs, _stage_environment())
     _publish_stages(runs)
     _publish_results(root, mlflow_url(params.tracking))
     if not is_up_to_date(root):

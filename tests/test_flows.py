@@ -160,11 +160,11 @@ def test_a_param_out_of_range_ends_in_one_line(root: Path, module: str) -> None:
 
 
 def test_a_local_run_records_what_ran_how_long_and_its_memory(root: Path) -> None:
-    run_and_record(root)
+    run_and_record(root, {})
     first = json.loads((root / "metrics/run.json").read_text())
     assert {name: stage["outcome"] for name, stage in first["stages"].items()} == dict.fromkeys(_STAGES, "ran")
     assert 0 < sum(stage["wall_s"] for stage in first["stages"].values()) < first["wall_s"]
-    run_and_record(root)
+    run_and_record(root, {})
     second = json.loads((root / "metrics/run.json").read_text())
     assert second["stages"] == {name: {"outcome": "skipped", "wall_s": 0.0} for name in _STAGES}
     assert second["wall_s"] > 0

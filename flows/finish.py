@@ -1,0 +1,17 @@
+"""Tell MLflow how a pipeline ended: what no stage can know, as DVC writes dvc.lock after it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from flows.dvc_process import StageRun
+from minillm.config import Params
+from tasks.tracking import finish_pipeline
+
+
+def record_outcomes(params: Params, runs: Mapping[str, StageRun], environment: Mapping[str, str]) -> None:
+    """Record the final dvc.lock and the stages that did not run; a pipeline of which nothing ran leaves no trace."""
+    if any(run.outcome == "ran" for run in runs.values()):
+        os.environ.update(environment)
+        finish_pipeline(params, cached=[name for name, run in runs.items() if run.outcome != "ran"])

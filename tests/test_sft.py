@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from minillm.config import SftConfig
+from minillm.dataset import Example
+from minillm.device import Compute
+from minillm.schedules import scheduled_value, warmed_up_rate
+from minillm.sft import fine_tune, untuned, validation_loss
+from tests import tiny
+
+CPU = Compute(torch.device("cpu"), torch.float32)
+
+
+def rows(num_rows: int, seed: int) -> list[Example]:
+    prompts, responses = tiny.random_rows(num_rows, 2, 9, seed), tiny.random_rows(num_rows, 1, 6, seed + 1)
+    return [
+        Example(index, "", "", [""], "", prompt, [*response, tiny.END_ID])
+        for index, (prompt, response) in enumerate(zip(prompts, responses, strict=True))
+    ]
+
+
+def settings(**changes: Any) -> SftConfig:
+    base = {
+        "num_steps": 4,
+        "batch_size": 6,
+        "micro_batch_size": 6,
+        "learning_rate": 1e-3,
+        "num_warmup_steps": 0,
+        "schedule": "constant",
+        "final_learning_rate_share": 1.0,
+        "weight_decay": 0.0,
+        "gradient_clip": 1.0,
+        "validate_every_steps": 2,
+        "patience": 3,
+    }
+    return SftConfig(**(base | changes))
+
+
+def train(model: Any, config: SftConfig, validation: list[Example] | None = None) -> list[Any]:
+    held_out = rows(5, seed=50) if validation is None else validation
+    return list(fine_tune(model, rows(13, 1), held_out, config=config, seed=3, pad_id=tiny.PAD_ID, compute=CPU))
+
+
+def test_the_validation_loss_is_the_mean_over_tokens_not_over_rows() -> None:
+    model, held_out = tiny.tiny_gpt2(1), rows(7, seed=50)
+    total, count = 0.0, 0
+    for row in held_out:
+        ids = torch.tensor([row.prompt_ids + row.response_ids])
+        with torch.no_grad():
+            logprobs = model(ids).logits[0].log_softmax(-1)
+        for step, token in enumerate(row.response_ids):
+            total -= float(logprobs[len(row.prompt_ids) + step - 1, token])
+            count += 1
+    produced = validation_loss(model, held_out, batch_size=3, pad_id=tiny.PAD_ID, compute=CPU)
+    assert produced == pytest.approx(total / count, rel=1e-5)
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 2, 3])
+def test_micro_batch_size_does_not_change_what_is_learnt(micro_batch_size: int) -> None:
+    whole, split = tiny.tiny_llama(1), tiny.tiny_llama(1)
+    first = train(whole, settings(num_steps=2))
+    second = train(split, settings(num_steps=2, micro_batch_size=micro_batch_size))
+    assert [r.metrics["train/loss"] for r in first[1:]] == pytest.approx(
+        [r.metrics["train/loss"] for r in second[1:]], rel=1e-4
+    )
+    difference = max(float((a - b).abs().max()) for a, b in zip(whole.parameters(), split.parameters(), strict=True))
+    assert difference < 1e-3 * 2 * 0.1  # two steps of AdamW move a weight by up to 2e-3
+
+
+def test_training_follows_the_gradient_of_the_token_mean() -> None:
+    """One plain SGD-like check: the first reported loss is the mean over the tokens of the drawn batch."""
+    model = tiny.tiny_llama(1)
+    fresh = copy.deepcopy(model)
+    report = train(model, settings(num_steps=1, batch_size=13))[1]
+    expected = validation_loss(fresh, rows(13, 1), batch_size=13, pad_id=tiny.PAD_ID, compute=CPU)
+    assert report.metrics["train/loss"] == pytest.approx(expected, rel=1e-5)
+    assert report.metrics["train/tokens"] == sum(len(row.response_ids) for row in rows(13, 1))
+
+
+def test_the_best_report_is_the_one_with_the_lowest_validation_loss() -> None:
+    reports = train(tiny.tiny_llama(1), settings(num_steps=40, learning_rate=3e-2, validate_every_steps=1, patience=40))
+    losses = {report.step: report.metrics["validation/loss"] for report in reports}
+    best = [report.step for report in reports if report.is_best][-1]
+    assert losses[best] == min(losses.values())
+    assert max(losses) > best  # it got worse afterwards, or the test shows nothing
+
+
+def test_training_stops_when_validation_no_longer_improves() -> None:
+    config = settings(num_steps=500, learning_rate=0.3, validate_every_steps=1, patience=3)
+    reports = train(tiny.tiny_llama(1), config)
+    best = [report.step for report in reports if report.is_best][-1]
+    assert reports[-1].step == best + 3 < 500
+
+
+def test_a_loss_that_is_not_a_number_is_never_the_best() -> None:
+    model = tiny.tiny_llama(1)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.fill_(float("nan"))
+    assert validation_loss(model, rows(3, 1), batch_size=3, pad_id=tiny.PAD_ID, compute=CPU) == math.inf
+
+
+def test_an_untuned_model_is_reported_and_left_as_it_is() -> None:
+    model = tiny.tiny_llama(1)
+    before = copy.deepcopy(model.state_dict())
+    held_out = rows(5, seed=50)
+    (report,) = untuned(model, held_out, config=settings(), pad_id=tiny.PAD_ID, compute=CPU)
+    expected = validation_loss(model, held_out, batch_size=2, pad_id=tiny.PAD_ID, compute=CPU)
+    assert report.is_best and report.metrics["validation/loss"] == pytest.approx(expected, rel=1e-5)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_the_learning_rate_rises_linearly_and_falls_to_its_share() -> None:
+    rates = [
+        warmed_up_rate(step, 6, peak=1.0, num_warmup_steps=2, schedule="linear", final_share=0.1) for step in range(6)
+    ]
+    assert rates == pytest.approx([0.5, 1.0, 1.0, 0.7, 0.4, 0.1])
+
+
+@pytest.mark.parametrize(
+    ("schedule", "middle", "end"), [("constant", 0.2, 0.2), ("linear", 0.4, 0.6), ("cosine", 0.4, 0.6)]
+)
+def test_schedules_start_and_end_where_they_should(schedule: Any, middle: float, end: float) -> None:
+    assert scheduled_value(schedule, 0.2, 0.6, 0.0) == pytest.approx(0.2)
+    assert scheduled_value(schedule, 0.2, 0.6, 0.5) == pytest.approx(middle)
+    assert scheduled_value(schedule, 0.2, 0.6, 1.0) == pytest.approx(end)
+    assert scheduled_value("cosine", 0.0, 1.0, 0.25) == pytest.approx((1 - math.cos(math.pi / 4)) / 2)

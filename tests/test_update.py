@@ -1,0 +1,266 @@
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+
+from minillm.advantages import normalized_advantages, with_advantages
+from minillm.config import DistillConfig
+from minillm.device import Compute
+from minillm.distiller import BestMetric, phase_prompts, refresh_sampler
+from minillm.divergences import reverse_kl
+from minillm.generation import Decoding
+from minillm.logprobs import head_logits, response_hidden, token_logprobs
+from minillm.params import load_params
+from minillm.rollout import Actors, collect_rollout
+from minillm.types import Experience, Rollout
+from minillm.update import Updater
+from tests import tiny
+from tests.imports import ROOT
+
+CPU = Compute(torch.device("cpu"), torch.float32)
+CONFIG = load_params(ROOT / "params.yaml").distill
+ALPHA = 0.3
+
+
+def config(**optimizer: Any) -> DistillConfig:
+    """Return small batches and one inner epoch; keyword arguments change the optimizer section."""
+    sizes = {"minibatch_size": 6, "micro_batch_size": 6, "language_model_batch_size": 2, **optimizer}
+    return CONFIG.model_copy(
+        update={
+            "inner_epochs": 1,
+            "optimizer": CONFIG.optimizer.model_copy(update={"num_warmup_steps": 0, "learning_rate": 1e-2, **sizes}),
+            "rollout": CONFIG.rollout.model_copy(update={"rollouts_per_phase": 6}),
+        }
+    )
+
+
+def decoding(max_tokens: int = 9, pad_id: int = tiny.PAD_ID) -> Decoding:
+    return Decoding(
+        seed=5, step=1, batch_size=4, temperature=1.0, max_tokens=max_tokens, end_id=tiny.END_ID, pad_id=pad_id
+    )
+
+
+def actors(make_model: Any = tiny.tiny_llama) -> Actors:
+    student = make_model(1)
+    return Actors(student, student, make_model(2, num_layers=3))
+
+
+def rollout_of(models: Actors, score_batch_size: int = 3, pad_id: int = tiny.PAD_ID) -> Rollout:
+    prompts = tiny.random_rows(6, 2, 9, seed=3)
+    return collect_rollout(
+        models,
+        prompts,
+        decoding(pad_id=pad_id),
+        teacher_mix_alpha=ALPHA,
+        score_batch_size=score_batch_size,
+        compute=CPU,
+    )
+
+
+def experience_of(models: Actors) -> Experience:
+    rollout = rollout_of(models)
+    # Responses of random models rarely end: cut some, so that lengths are ragged.
+    mask = rollout.response_mask.clone()
+    for row, length in enumerate((9, 2, 5, 1, 9, 7)):
+        mask[row, length:] = False
+    ragged = Rollout(**{**vars(rollout), "response_mask": mask})
+    return with_advantages(ragged, objective=CONFIG.objective, group_size=1)
+
+
+@pytest.mark.parametrize("make_model", [tiny.tiny_llama, tiny.tiny_gpt2])
+def test_recorded_logprobs_are_recomputed_row_by_row_from_plain_forwards(make_model: Any) -> None:
+    models = actors(make_model)
+    rollout = rollout_of(models)
+    for row in range(6):
+        prompt = rollout.prompt_ids[row][rollout.prompt_mask[row]]
+        response = rollout.response_ids[row][rollout.response_mask[row]]
+        ids = torch.cat([prompt, response])[None]
+        with torch.no_grad():
+            own, other = (model(ids).logits[0].log_softmax(-1) for model in (models.student, models.teacher))
+        places = torch.arange(len(response)) + len(prompt) - 1
+        own, other = own[places, response], other[places, response]
+        mixed = (ALPHA * other.exp() + (1 - ALPHA) * own.exp()).log()
+        kept = rollout.response_mask[row]
+        for recorded, expected in (
+            (rollout.old_logprobs, own),
+            (rollout.teacher_logprobs, other),
+            (rollout.behavior_logprobs, mixed),
+        ):
+            assert torch.allclose(recorded[row][kept], expected, atol=2e-5)
+
+
+def test_importance_ratios_are_bounded_by_the_mixture() -> None:
+    rollout = rollout_of(actors())
+    ratios = (rollout.old_logprobs - rollout.behavior_logprobs)[rollout.response_mask].exp()
+    assert float(ratios.min()) > 0 and float(ratios.max()) <= 1 / (1 - ALPHA) + 1e-6
+
+
+def test_the_kept_teacher_states_give_the_teachers_distribution() -> None:
+    models = actors()
+    rollout = rollout_of(models)
+    mask = rollout.response_mask
+    with torch.no_grad():
+        logits = head_logits(models.teacher, rollout.teacher_hidden[mask])
+    recomputed = token_logprobs(logits, rollout.response_ids[mask])
+    assert torch.allclose(recomputed, rollout.teacher_logprobs[mask], atol=1e-5)
+
+
+def gradients(models: Actors, settings: DistillConfig, experience: Experience) -> list[torch.Tensor]:
+    """Return the gradient of one global minibatch, taken from the production update before it is applied."""
+    student = copy.deepcopy(models.student)
+    corpus = torch.tensor(tiny.random_rows(4, 12, 12, seed=9))
+    updater = Updater(Actors(student, student, models.teacher), corpus, settings, seed=1, compute=CPU)
+    taken: list[torch.Tensor] = []
+
+    def keep(loss: float) -> dict[str, float]:
+        taken.extend(parameter.grad.clone() for parameter in student.parameters())
+        return {}
+
+    updater._apply = keep  # type: ignore[method-assign]
+    updater.update(experience, phase=1)
+    return taken
+
+
+def largest_difference(first: list[torch.Tensor], second: list[torch.Tensor]) -> float:
+    return max(float((a - b).abs().max()) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 2, 3])
+def test_micro_batch_size_changes_no_gradient(micro_batch_size: int) -> None:
+    models = actors()
+    experience = experience_of(models)
+    whole = gradients(models, config(), experience)
+    split = gradients(models, config(micro_batch_size=micro_batch_size), experience)
+    assert largest_difference(whole, split) < 1e-6 * max(float(g.abs().max()) for g in whole) + 1e-6
+
+
+def test_row_order_and_more_padding_change_no_gradient() -> None:
+    models = actors()
+    experience = experience_of(models)
+    order = torch.tensor([4, 2, 0, 5, 3, 1])
+    turned = experience.select(order)
+    wider = Experience(
+        **{
+            name: torch.cat([value[:, :0], value.new_zeros(value.shape[0], 3, *value.shape[2:]), value], dim=1)
+            if name.startswith("prompt")
+            else torch.cat([value, value.new_zeros(value.shape[0], 4, *value.shape[2:])], dim=1)
+            for name, value in vars(experience).items()
+        }
+    )
+    base = gradients(models, config(), experience)
+    for other in (turned, wider):
+        assert largest_difference(base, gradients(models, config(), other)) < 2e-6
+
+
+def test_what_stands_outside_the_mask_changes_no_gradient() -> None:
+    models = actors()
+    experience = experience_of(models)
+    outside = ~experience.response_mask
+    spoiled = {
+        name: torch.where(outside, float("nan"), getattr(experience, name))
+        for name in ("old_logprobs", "advantages", "ratios", "single_step_weights")
+    }
+    ids = torch.where(outside, 17, experience.response_ids)
+    other = Experience(**{**vars(experience), **spoiled, "response_ids": ids})
+    assert largest_difference(gradients(models, config(), experience), gradients(models, config(), other)) < 1e-7
+
+
+def test_the_gradient_is_that_of_the_loss_written_plainly() -> None:
+    """One sequence at a time, without padding or chunks: means over the tokens of the whole minibatch."""
+    models = actors()
+    settings, experience = config(), experience_of(models)
+    produced = gradients(models, settings, experience)
+    student = copy.deepcopy(models.student)
+    num_tokens = int(experience.response_mask.sum())
+    total = torch.zeros(())
+    for row in range(6):
+        part = experience.select(torch.tensor([row]))
+        mask = part.response_mask
+        parts = (part.prompt_ids, part.prompt_mask, part.response_ids, mask)
+        own = head_logits(student, response_hidden(student, *parts))[0]
+        with torch.no_grad():
+            other = head_logits(models.teacher, response_hidden(models.teacher, *parts))[0]
+        ratio = (token_logprobs(own, part.response_ids[0]) - part.old_logprobs[0]).exp() * part.ratios[0]
+        advantages = part.advantages[0]
+        policy = torch.maximum(-advantages * ratio, -advantages * ratio.clamp(0.8, 1.2)).sum()
+        total = total + (policy + reverse_kl(own, other).sum()) / num_tokens
+    corpus = torch.tensor(tiny.random_rows(4, 12, 12, seed=9))
+    blocks = Updater(Actors(student, student, models.teacher), corpus, settings, 1, CPU)._corpus_blocks()
+    language_model = student(blocks, labels=blocks).loss
+    total = total + settings.objective.language_model_weight * language_model
+    expected = torch.autograd.grad(total, list(student.parameters()))
+    assert largest_difference(produced, list(expected)) < 5e-6
+
+
+def test_a_step_towards_the_teacher_lowers_the_exact_divergence() -> None:
+    models = actors()
+    experience = experience_of(models)
+    updater = Updater(models, torch.tensor(tiny.random_rows(4, 12, 12, seed=9)), config(learning_rate=1e-3), 1, CPU)
+    before = updater.update(experience, 1)["kl/reverse"]
+    for _ in range(4):
+        after = updater.update(experience, 1)["kl/reverse"]
+    assert after < before
+
+
+def test_a_non_finite_gradient_stops_before_any_weight_changes() -> None:
+    from minillm.optimization import NonFiniteError
+
+    models = actors()
+    experience = experience_of(models)
+    bad = Experience(**{**vars(experience), "advantages": experience.advantages + float("nan")})
+    weights = copy.deepcopy(models.student.state_dict())
+    updater = Updater(models, torch.tensor(tiny.random_rows(4, 12, 12, seed=9)), config(), 1, CPU)
+    with pytest.raises(NonFiniteError, match="step 1"):
+        updater.update(bad, 1)
+    assert all(torch.equal(weights[name], value) for name, value in models.student.state_dict().items())
+
+
+def test_statistics_of_advantages_leave_padding_out() -> None:
+    """Rows (1, 3, pad) and (5, pad, pad): mean 3, variance 8 / 3, by hand."""
+    returns = torch.tensor([[1.0, 3.0, 99.0], [5.0, 99.0, 99.0]])
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    centred = normalized_advantages(returns, mask, baseline="batch_mean", scale="none", group_size=1)
+    assert centred.tolist() == [[-2, 0, 0], [2, 0, 0]]
+    scaled = normalized_advantages(returns, mask, baseline="batch_mean", scale="std", group_size=1)
+    assert float(scaled[1, 0]) == pytest.approx(2 / (8 / 3) ** 0.5)
+
+
+def test_group_statistics_are_those_of_consecutive_rows() -> None:
+    returns = torch.tensor([[1.0], [3.0], [10.0], [20.0]])
+    mask = torch.ones_like(returns, dtype=torch.bool)
+    result = normalized_advantages(returns, mask, baseline="group_mean", scale="std", group_size=2)
+    assert result.squeeze(1).tolist() == pytest.approx([-1, 1, -1, 1])
+
+
+def test_a_group_without_signal_gives_zero_not_a_crash() -> None:
+    returns = torch.full((2, 2), 3.0)
+    mask = torch.ones(2, 2, dtype=torch.bool)
+    result = normalized_advantages(returns, mask, baseline="group_mean", scale="std", group_size=2)
+    assert torch.equal(result, torch.zeros(2, 2))
+
+
+def test_phases_pass_through_every_prompt_before_repeating_one() -> None:
+    prompts = [[index] for index in range(10)]
+    seen = [phase_prompts(prompts, 4, phase=phase, seed=3) for phase in (1, 2, 3, 4, 5)]
+    flat = [prompt[0] for part in seen for prompt in part]
+    assert sorted(flat[:10]) == sorted(flat[10:]) == list(range(10))
+    assert flat[:10] != flat[10:] and flat[:10] != list(range(10))
+
+
+def test_the_sampler_takes_over_the_students_weights() -> None:
+    student = tiny.tiny_llama(1)
+    sampler = copy.deepcopy(student).to(torch.bfloat16)
+    with torch.no_grad():
+        student.get_output_embeddings().weight.fill_(0.5)
+    refresh_sampler(Actors(student, sampler, student))
+    assert torch.equal(sampler.get_output_embeddings().weight, torch.full_like(sampler.lm_head.weight, 0.5))
+
+
+def test_the_best_metric_is_lowest_divergence_or_highest_rouge_and_never_nan() -> None:
+    lowest, highest = BestMetric("reverse_kl"), BestMetric("rougeL")
+    values = (2.0, float("nan"), 1.0, 3.0)
+    assert [lowest.improves({"validation/reverse_kl": value}) for value in values] == [True, False, True, False]
+    assert [highest.improves({"validation/rougeL": value}) for value in values] == [True, False, False, True]
