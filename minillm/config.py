@@ -213,6 +213,7 @@ class EvaluateConfig(Section):
     sets: list[Name]
     max_rows: NonNegativeInt
     batch_size: PositiveInt
+    score_batch_size: PositiveInt
     temperature: PositiveFloat
     sampling_seeds: Annotated[list[Seed], Field(min_length=1)]
     greedy: bool

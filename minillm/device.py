@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,8 +10,6 @@ from typing import Literal
 import torch
 
 from minillm.errors import UserError
-
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # from glibc's malloc.h
 
 
 @dataclass(frozen=True)
@@ -42,22 +38,9 @@ def choose_compute(
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("params.yaml: runtime.device: 'cuda', but this machine shows no CUDA device; use auto or cpu")
     name = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
-    if name == "cpu":
-        _keep_freed_memory()
     if precision == "auto":
         precision = "bfloat16" if _has_fast_bfloat16(name) else "float32"
     return Compute(torch.device(name), getattr(torch, precision))
-
-
-def _keep_freed_memory() -> None:
-    """Let glibc reuse freed blocks of any size instead of returning them to the system.
-
-    Every step allocates the same large buffers; fetching their pages anew each time costs about a tenth of it.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_MAX, 0)
-        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _has_fast_bfloat16(device_name: str) -> bool:

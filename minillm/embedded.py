@@ -91,6 +91,6 @@ def load_embedded_model(attention: str) -> Any:
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     plain = type(loaded)(config)
-    plain.load_state_dict(loaded.state_dict())
+    plain.load_state_dict(loaded.state_dict(), assign=True)
     plain.tie_weights()
     return plain.eval()

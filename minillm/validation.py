@@ -14,7 +14,12 @@ from minillm.rollout import Actors
 
 
 def validation_scores(
-    actors: Actors, rows: Sequence[Example], tokenizer: Any, decoding: Decoding, compute: Compute
+    actors: Actors,
+    rows: Sequence[Example],
+    tokenizer: Any,
+    decoding: Decoding,
+    score_batch_size: int,
+    compute: Compute,
 ) -> dict[str, float]:
     """Return `validation/rougeL` in points and `validation/reverse_kl` in nats per token.
 
@@ -28,7 +33,7 @@ def validation_scores(
         actors.teacher,
         prompts,
         responses,
-        batch_size=decoding.batch_size,
+        batch_size=score_batch_size,
         pad_id=decoding.pad_id,
         compute=compute,
     )

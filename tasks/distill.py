@@ -59,6 +59,7 @@ def run(seed: int, runtime: RuntimeConfig, distill: DistillConfig, tracker: Trac
             end_id=end_id,
             pad_id=pad_id,
         ),
+        score_batch_size=distill.optimizer.micro_batch_size,
         compute=compute,
     )
     data = DistillData([row.prompt_ids for row in read_examples(TRAIN_PATH)], torch.tensor(read_corpus(CORPUS_PATH)))

@@ -131,7 +131,7 @@ def _distance(
         teacher,
         [row.prompt_ids for row in rows],
         responses,
-        batch_size=config.batch_size,
+        batch_size=config.score_batch_size,
         pad_id=tokenizer.pad_token_id,
         compute=compute,
     )
