@@ -38,7 +38,7 @@ _OVERLAY: dict[str, Any] = {
     "distill": {
         "num_phases": 2,
         "rollout": {"rollouts_per_phase": 4, "batch_size": 4, "max_response_tokens": 6},
-        "optimizer": {"minibatch_size": 2, "micro_batch_size": 2},
+        "optimizer": {"minibatch_size": 2, "micro_batch_size": 2, "learning_rate": 3.0e-5},
         "validation": {"every_phases": 1, "num_rows": 4},
     },
     "evaluate": {"batch_size": 4, "sampling_seeds": [10, 20], "max_response_tokens": 6},
@@ -69,7 +69,7 @@ def tiny_teacher(directory: Path) -> None:
 
 def command(root: Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     result = subprocess.run(
-        arguments, cwd=root, env=child_environment(), capture_output=True, text=True, timeout=600, check=False
+        arguments, cwd=root, env=child_environment({}), capture_output=True, text=True, timeout=600, check=False
     )
     assert result.returncode == 0 or not check, f"{arguments}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
     return result
@@ -204,7 +204,7 @@ def test_mlflow_holds_one_parent_with_a_child_per_stage(project: Path) -> None:
     )
     found = json.loads(command(project, sys.executable, "-c", code).stdout.splitlines()[-1])
     assert sorted(found["stages"]) == sorted(STAGES) and found["status"] == "FINISHED"
-    assert found["lr"] == "2e-05" and found["steps"] == [1, 2]
+    assert found["lr"] == "3e-05" and found["steps"] == [1, 2]
     assert {"mlflow.source.git.commit", "dvc.stage"} <= set(found["tags"])
     curve = [line.split("\t") for line in (project / "plots/distill.tsv").read_text().splitlines()]
     column = curve[0].index("kl/reverse")
