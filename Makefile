@@ -1,4 +1,4 @@
-# make run | test | check | ui | clean. Choose another interpreter or place with PYTHON=... and VENV=...
+# make run | test | check | ui | seeds | clean. Choose another interpreter or place with PYTHON=... and VENV=...
 PYTHON ?= python3.11
 VENV ?= .venv
 PYTEST_ARGS ?= -m "not slow and not gpu"
@@ -12,7 +12,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check ui clean
+.PHONY: help run test check ui seeds clean
 
 help: ## show the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## */\t/' | expand -t 10
@@ -30,6 +30,9 @@ check: $(VENV)/.installed-dev ## lint and type-check
 
 ui: $(VENV)/.installed ## serve the pages of MLflow and Prefect until Ctrl-C
 	$(BIN)/python -m flows.servers
+
+seeds: $(VENV)/.installed ## run the pipeline under three seeds as DVC experiments and show the spread
+	$(BIN)/python -m flows.seeds 17 18 19
 
 clean: ## remove the environment and caches; keeps data, models, results and MLflow's runs
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
