@@ -1,4 +1,8 @@
-"""Errors that a user can mend: their text names the file, line or key, the value and what is allowed."""
+"""Errors that end a stage in one line: their text says what is wrong, where, and what is allowed."""
+
+
+class NonFiniteError(RuntimeError):
+    """A loss or a gradient that is not a finite number; the weights are still those of the last good step."""
 
 
 class UserError(ValueError):

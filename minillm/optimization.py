@@ -8,9 +8,7 @@ from typing import Any
 
 import torch
 
-
-class NonFiniteError(RuntimeError):
-    """A loss or a gradient that is not a finite number; the weights are still those of the last good step."""
+from minillm.errors import NonFiniteError
 
 
 def make_optimizer(model: Any, *, beta1: float, beta2: float, weight_decay: float) -> torch.optim.AdamW:

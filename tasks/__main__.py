@@ -7,10 +7,11 @@ import logging
 import os
 import sys
 
-from minillm.errors import UserError
+from minillm.errors import NonFiniteError, UserError
 from tasks.runner import STAGES, run_stage
 
 _USER_ERROR_EXIT = 2
+_NON_FINITE_EXIT = 3
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,6 +27,9 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return _USER_ERROR_EXIT
+    except NonFiniteError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return _NON_FINITE_EXIT
     return 0
 
 

@@ -11,6 +11,7 @@ from minillm.config import DistillConfig
 from minillm.device import Compute
 from minillm.distiller import BestMetric, phase_prompts, refresh_sampler
 from minillm.divergences import reverse_kl
+from minillm.errors import NonFiniteError
 from minillm.generation import Decoding
 from minillm.logprobs import head_logits, response_hidden, token_logprobs
 from minillm.params import load_params
@@ -206,8 +207,6 @@ def test_a_step_towards_the_teacher_lowers_the_exact_divergence() -> None:
 
 
 def test_a_non_finite_gradient_stops_before_any_weight_changes() -> None:
-    from minillm.optimization import NonFiniteError
-
     models = actors()
     experience = experience_of(models)
     bad = Experience(**{**vars(experience), "advantages": experience.advantages + float("nan")})
