@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 
 from flows.dvc_process import dvc_command
 from flows.environment import child_environment
+from flows.processes import exit_on_sigterm, process_group
 from minillm.errors import UserError
 from minillm.params import load_params
 from tasks.storage import METRICS_DIR, read_json, write_json
@@ -25,6 +25,7 @@ SEEDS_PATH = METRICS_DIR / "seeds.json"
 
 def main() -> int:
     """Run every seed, that of params.yaml last so that the workspace ends with it, and print the table."""
+    exit_on_sigterm()
     parser = argparse.ArgumentParser(prog="python -m flows.seeds", description=__doc__)
     parser.add_argument("seeds", type=int, nargs="+", help="integers >= 0")
     seeds = parser.parse_args().seeds
@@ -43,9 +44,10 @@ def main() -> int:
 def run_seed(root: Path, seed: int) -> Report:
     """Return metrics/report.json of the experiment `seed-SEED`; what DVC has in its cache is not run again."""
     arguments = ("exp", "run", "--force", "--name", f"seed-{seed}", "--set-param", f"seed={seed}")
-    done = subprocess.run(dvc_command(*arguments), cwd=root, env=child_environment({}), check=False)
-    if done.returncode != 0:
-        raise UserError(f"seed {seed}: dvc exp run ended with exit code {done.returncode}; its lines are above")
+    with process_group(dvc_command(*arguments), root, child_environment({}), None, None) as process:
+        exit_code = process.wait()
+    if exit_code != 0:
+        raise UserError(f"seed {seed}: dvc exp run ended with exit code {exit_code}; its lines are above")
     report: Report = read_json(root / METRICS_DIR / "report.json")
     return report
 

@@ -140,7 +140,7 @@ def phase_prompts(prompts: Sequence[Sequence[int]], num_prompts: int, *, phase: 
     """Return the prompts of a phase (from 1): consecutive pieces of epochs, each epoch shuffled anew."""
     first = (phase - 1) * num_prompts
     epochs, places = zip(*(divmod(index, len(prompts)) for index in range(first, first + num_prompts)), strict=True)
-    orders = {epoch: permutation(seed, Stream.DATA_ORDER, epoch, len(prompts)) for epoch in set(epochs)}
+    orders = {epoch: permutation(seed, Stream.PROMPT_ORDER, epoch, len(prompts)) for epoch in set(epochs)}
     return [prompts[orders[epoch][place]] for epoch, place in zip(epochs, places, strict=True)]
 
 

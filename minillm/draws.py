@@ -15,9 +15,11 @@ class Stream(IntEnum):
 
     TOKENS = 1
     COMPONENTS = 2
-    DATA_ORDER = 3
+    TEACHER_ORDER = 3
     CORPUS_ORDER = 4
     MINIBATCH_ORDER = 5
+    WARMUP_ORDER = 6
+    PROMPT_ORDER = 7
 
 
 def generator(seed: int, stream: Stream, *key: int) -> np.random.Generator:

@@ -29,19 +29,21 @@ def fine_tune(
     *,
     config: SftConfig,
     seed: int,
+    order: Stream,
     pad_id: int,
     compute: Compute,
 ) -> Iterator[StepReport]:
     """Train on responses given prompts, yielding a report per step; stops after `patience` validations without a gain.
 
-    The report of step 0 carries the validation loss before training. `is_best` marks the lowest validation loss so far;
-    losses are nats per response token, means over all tokens of the global batch or of the validation rows.
+    The report of step 0 carries the validation loss before training. `is_best` marks the lowest validation loss so far.
+    Losses are nats per response token, means over all tokens of the global batch or of the validation rows. `order`
+    keys the shuffling, so that stages with one seed see the rows in orders of their own.
     """
     optimizer = make_optimizer(model, beta1=_BETAS[0], beta2=_BETAS[1], weight_decay=config.weight_decay)
     best = validation_loss(model, validation, batch_size=config.micro_batch_size, pad_id=pad_id, compute=compute)
     yield StepReport(0, {"validation/loss": best}, is_best=True)
     num_stale = 0
-    for step, batch in enumerate(_batches(train, config.batch_size, config.num_steps, seed), start=1):
+    for step, batch in enumerate(_batches(train, config.batch_size, config.num_steps, seed, order), start=1):
         metrics = _train_step(model, optimizer, batch, step=step, config=config, pad_id=pad_id, compute=compute)
         is_best = False
         if step % config.validate_every_steps == 0 or step == config.num_steps:
@@ -64,13 +66,15 @@ def untuned(
     yield StepReport(0, {"validation/loss": loss}, is_best=True)
 
 
-def _batches(rows: Sequence[Example], batch_size: int, num_batches: int, seed: int) -> Iterator[list[Example]]:
+def _batches(
+    rows: Sequence[Example], batch_size: int, num_batches: int, seed: int, order: Stream
+) -> Iterator[list[Example]]:
     """Yield global batches from shuffled epochs; a batch may span two epochs."""
     queue: list[int] = []
     epoch = 0
     for _ in range(num_batches):
         while len(queue) < batch_size:
-            queue += permutation(seed, Stream.DATA_ORDER, epoch, len(rows))
+            queue += permutation(seed, order, epoch, len(rows))
             epoch += 1
         batch, queue = queue[:batch_size], queue[batch_size:]
         yield [rows[index] for index in batch]

@@ -10,6 +10,7 @@ import torch
 from minillm.config import RuntimeConfig, TeacherConfig, TeacherModelConfig
 from minillm.dataset import read_examples
 from minillm.device import Compute, choose_compute
+from minillm.draws import Stream
 from minillm.models import cut_head_to_tokenizer, load_model, load_tokenizer, num_parameters
 from minillm.sanity import english_perplexity, require_sane_english
 from minillm.sft import fine_tune, untuned
@@ -33,7 +34,10 @@ def run(
     tracker.dataset("validation", VALIDATION_PATH)
     options = {"config": teacher.sft, "pad_id": tokenizer.pad_token_id, "compute": compute}
     if teacher.finetune:
-        reports, num_steps = fine_tune(model, train, validation, seed=seed, **options), teacher.sft.num_steps
+        reports, num_steps = (
+            fine_tune(model, train, validation, seed=seed, order=Stream.TEACHER_ORDER, **options),
+            teacher.sft.num_steps,
+        )
     else:
         reports, num_steps = untuned(model, validation, **options), 0
     curve = publish_best(

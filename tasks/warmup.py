@@ -12,6 +12,7 @@ from torch import Tensor
 from minillm.config import RuntimeConfig, StudentModelConfig, WarmupConfig
 from minillm.dataset import Example, read_examples
 from minillm.device import Compute, choose_compute
+from minillm.draws import Stream
 from minillm.models import (
     check_same_vocabulary,
     cut_head_to_tokenizer,
@@ -54,7 +55,14 @@ def run(
     tracker.dataset("train", TRAIN_PATH)
     tracker.dataset("validation", VALIDATION_PATH)
     reports = fine_tune(
-        model, train, validation, config=warmup.sft, seed=seed, pad_id=tokenizer.pad_token_id, compute=compute
+        model,
+        train,
+        validation,
+        config=warmup.sft,
+        seed=seed,
+        order=Stream.WARMUP_ORDER,
+        pad_id=tokenizer.pad_token_id,
+        compute=compute,
     )
     curve = publish_best(
         "warmup", reports, model, tokenizer, num_steps=warmup.sft.num_steps, published_dir=WARMUP_DIR, tracker=tracker

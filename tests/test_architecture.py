@@ -97,3 +97,11 @@ def test_help_of_the_stages_imports_no_heavy_library() -> None:
     )
     result = run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_git_tracks_nothing_that_dvc_writes() -> None:
+    outs = [out for stage in GRAPH.values() for out in stage["outs"]]
+    tracked = run(["git", "ls-files", *outs], capture_output=True, text=True, cwd=ROOT, check=True).stdout
+    assert tracked == ""
+    raw = run(["git", "ls-files", "data/raw"], capture_output=True, text=True, cwd=ROOT, check=True).stdout
+    assert raw.split() == ["data/raw/README.md"]

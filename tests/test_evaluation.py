@@ -100,5 +100,5 @@ def test_component_draws_are_independent_with_the_given_share() -> None:
 
 
 def test_permutations_hold_every_item_and_differ_between_epochs() -> None:
-    first, second = (permutation(1, Stream.DATA_ORDER, epoch, 20) for epoch in (0, 1))
+    first, second = (permutation(1, Stream.PROMPT_ORDER, epoch, 20) for epoch in (0, 1))
     assert sorted(first) == sorted(second) == list(range(20)) and first != second

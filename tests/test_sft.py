@@ -10,6 +10,7 @@ import torch
 from minillm.config import SftConfig
 from minillm.dataset import Example
 from minillm.device import Compute
+from minillm.draws import Stream
 from minillm.schedules import scheduled_value, warmed_up_rate
 from minillm.sft import fine_tune, untuned, validation_loss
 from tests import tiny
@@ -44,7 +45,18 @@ def settings(**changes: Any) -> SftConfig:
 
 def train(model: Any, config: SftConfig, validation: list[Example] | None = None) -> list[Any]:
     held_out = rows(5, seed=50) if validation is None else validation
-    return list(fine_tune(model, rows(13, 1), held_out, config=config, seed=3, pad_id=tiny.PAD_ID, compute=CPU))
+    return list(
+        fine_tune(
+            model,
+            rows(13, 1),
+            held_out,
+            config=config,
+            seed=3,
+            order=Stream.WARMUP_ORDER,
+            pad_id=tiny.PAD_ID,
+            compute=CPU,
+        )
+    )
 
 
 def test_the_validation_loss_is_the_mean_over_tokens_not_over_rows() -> None:
@@ -77,7 +89,7 @@ def test_training_follows_the_gradient_of_the_token_mean() -> None:
     """One plain SGD-like check: the first reported loss is the mean over the tokens of the drawn batch."""
     model = tiny.tiny_llama(1)
     fresh = copy.deepcopy(model)
-    report = train(model, settings(num_steps=1, batch_size=13))[1]
+    report = train(model, settings(num_steps=1, batch_size=13, micro_batch_size=13))[1]
     expected = validation_loss(fresh, rows(13, 1), batch_size=13, pad_id=tiny.PAD_ID, compute=CPU)
     assert report.metrics["train/loss"] == pytest.approx(expected, rel=1e-5)
     assert report.metrics["train/tokens"] == sum(len(row.response_ids) for row in rows(13, 1))
