@@ -80,20 +80,24 @@ def normalized_advantages(
     baseline: Literal["none", "batch_mean", "group_mean"],
     scale: Literal["none", "std"],
     group_size: int,
+    baseline_weights: Tensor,
 ) -> Tensor:
-    """Return (return - baseline) / scale over real tokens only.
+    """Return (return - weight * baseline) / scale over real tokens only.
 
     The statistics are those of the batch, or of each group of `group_size` consecutive rows under `group_mean`.
+    `baseline_weights` is W_t under `per_decision` importance, else 1: a constant times the score of a token has mean
+    zero only under the weight that turns the sampling distribution of its prefix and itself into the student's.
     """
     num_rows = group_size if baseline == "group_mean" else returns.shape[0]
-    groups = zip(returns.split(num_rows), response_mask.split(num_rows), strict=True)
-    return torch.cat([_normalized(part, mask, baseline != "none", scale == "std") for part, mask in groups])
+    groups = zip(returns.split(num_rows), response_mask.split(num_rows), baseline_weights.split(num_rows), strict=True)
+    center, is_scaled = baseline != "none", scale == "std"
+    return torch.cat([_normalized(part, mask, weights, center, is_scaled) for part, mask, weights in groups])
 
 
-def _normalized(returns: Tensor, response_mask: Tensor, center: bool, scale: bool) -> Tensor:
+def _normalized(returns: Tensor, response_mask: Tensor, weights: Tensor, center: bool, scale: bool) -> Tensor:
     values = returns[response_mask]
     mean = values.mean()
-    advantages = returns - mean if center else returns
+    advantages = returns - weights * mean if center else returns
     if scale:
         advantages = advantages / (values - mean).square().mean().sqrt().clamp(min=_STD_FLOOR)
     return torch.where(response_mask, advantages, 0.0)
@@ -103,16 +107,22 @@ def with_advantages(rollout: Rollout, *, objective: ObjectiveConfig, group_size:
     """Return the rollout with advantages, ratios and weights under the given choices."""
     mask, importance = rollout.response_mask, objective.importance
     ratios = step_ratios(rollout.old_logprobs, rollout.behavior_logprobs, mask)
+    weights = prefix_weights(ratios) if importance == "per_decision" else torch.ones_like(ratios)
     rewards = token_rewards(rollout.teacher_logprobs, rollout.old_logprobs, mask)
     returns = discounted_returns(
-        rewards * prefix_weights(ratios) if importance == "per_decision" else rewards,
+        rewards * weights,
         mask,
         returns_from=objective.returns_from,
         length_normalize=objective.length_normalize,
         gamma=objective.gamma,
     )
     advantages = normalized_advantages(
-        returns, mask, baseline=objective.baseline, scale=objective.scale, group_size=group_size
+        returns,
+        mask,
+        baseline=objective.baseline,
+        scale=objective.scale,
+        group_size=group_size,
+        baseline_weights=weights,
     )
     return Experience(
         **{item.name: getattr(rollout, item.name) for item in fields(rollout)},

@@ -15,6 +15,12 @@ def _safe_name(value: str) -> str:
     return value
 
 
+def _without_repeats(values: list[int]) -> list[int]:
+    if len(set(values)) < len(values):
+        raise ValueError("each seed may stand there once; a repeated one would be the same draws again")
+    return values
+
+
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[FiniteFloat, Field(gt=0)]
@@ -215,7 +221,7 @@ class EvaluateConfig(Section):
     batch_size: PositiveInt
     score_batch_size: PositiveInt
     temperature: PositiveFloat
-    sampling_seeds: Annotated[list[Seed], Field(min_length=1)]
+    sampling_seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(_without_repeats)]
     greedy: bool
     max_response_tokens: PositiveInt
 

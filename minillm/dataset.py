@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from minillm.errors import UserError
 
 EXAMPLE_SCHEMA = pa.schema(
     [
@@ -42,12 +45,25 @@ class Example:
 
 def read_examples(path: Path, num_rows: int = 0) -> list[Example]:
     """Return the rows of a prepared file in order, the first `num_rows` of them when it is not 0."""
-    table = pq.read_table(path, schema=EXAMPLE_SCHEMA)
+    table = _read_table(path, EXAMPLE_SCHEMA)
     rows: list[dict[str, Any]] = (table.slice(0, num_rows) if num_rows else table).to_pylist()
     return [Example(**row) for row in rows]
 
 
 def read_corpus(path: Path) -> list[list[int]]:
     """Return the packed blocks of the plain-text corpus, all of one length."""
-    blocks: list[list[int]] = pq.read_table(path, schema=CORPUS_SCHEMA)["token_ids"].to_pylist()
+    blocks: list[list[int]] = _read_table(path, CORPUS_SCHEMA)["token_ids"].to_pylist()
     return blocks
+
+
+def _read_table(path: Path, schema: pa.Schema) -> pa.Table:
+    try:
+        return pq.read_table(path, schema=schema)
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).split("\n")[0]
+        raise UserError(f"{path}: not what `prepare` wrote ({reason}); remove it and run `dvc repro`") from None
+
+
+def longest_text(rows: Sequence[Example], max_response_tokens: int = 0) -> int:
+    """Return the largest number of tokens of prompt and response, of responses of at least the given length."""
+    return max(len(row.prompt_ids) + max(len(row.response_ids), max_response_tokens) for row in rows)

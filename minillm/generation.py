@@ -20,7 +20,7 @@ class Decoding:
 
     seed: of the draws; None decodes greedily.
     step: keys the draws beside the seed, so that every phase of a run draws anew.
-    batch_size: rows decoded together; changes no draw.
+    batch_size: rows decoded together; changes no token of one model, but which rows share component draws of a mixture.
     max_tokens: response length at most, the end token included.
     """
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from minillm.config import Params
 from minillm.errors import UserError
@@ -36,6 +36,9 @@ def read_yaml(path: Path) -> Any:
         where = f"{path.name}:{mark.line + 1}" if mark else path.name
         problem = (error.problem or str(error)).split("\n")[0]
         raise ConfigError(f"{where}: {problem}") from None
+    except (YAMLError, ValueError, OverflowError, RecursionError, OSError) as error:
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise ConfigError(f"{path.name}: cannot be read as YAML: {reason}") from None
 
 
 def parse_params(content: Any, source: str) -> Params:

@@ -124,7 +124,7 @@ def read_parquet(path: Path, file: str) -> Iterator[RawRecord]:
 def _batch_records(batch: pa.RecordBatch, file: str, number: int) -> Iterator[RawRecord]:
     try:
         rows = batch.to_pylist()
-    except UnicodeDecodeError:
+    except (ValueError, OverflowError, LookupError):  # text that is not UTF-8, or a value that Python cannot hold
         for offset in range(batch.num_rows):
             yield _row_record(batch.slice(offset, 1), file, number + offset + 1)
         return
@@ -133,12 +133,18 @@ def _batch_records(batch: pa.RecordBatch, file: str, number: int) -> Iterator[Ra
 
 
 def _row_record(row: pa.RecordBatch, file: str, number: int) -> RawRecord:
-    """Return the record of one row that may hold text that is not UTF-8."""
+    """Return the record of one row that may hold text that is not UTF-8, or a value that Python cannot hold."""
     try:
         return fields_record(file, number, row.to_pylist()[0])
-    except UnicodeDecodeError as error:
+    except (ValueError, OverflowError, LookupError) as error:
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, row.schema) as writer:
             writer.write_batch(row)
         raw = whole_text(sink.getvalue().to_pybytes())
-        return faulty_record(file, number, raw, RecordFault("not UTF-8", f"at byte {error.start + 1} of a value"))
+        return faulty_record(file, number, raw, _value_fault(error))
+
+
+def _value_fault(error: Exception) -> RecordFault:
+    if isinstance(error, UnicodeDecodeError):
+        return RecordFault("not UTF-8", f"at byte {error.start + 1} of a value")
+    return RecordFault("value out of range", str(error).split("\n")[0])

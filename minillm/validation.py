@@ -33,6 +33,7 @@ def validation_scores(
         actors.teacher,
         prompts,
         responses,
+        temperature=decoding.temperature,
         batch_size=score_batch_size,
         pad_id=decoding.pad_id,
         compute=compute,

@@ -12,6 +12,8 @@ from tasks.runner import STAGES, run_stage
 
 _USER_ERROR_EXIT = 2
 _NON_FINITE_EXIT = 3
+_SYSTEM_ERROR_EXIT = 4  # no space, no permission, a file where a directory must be
+_INTERRUPTED_EXIT = 130
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,6 +32,12 @@ def main(arguments: list[str] | None = None) -> int:
     except NonFiniteError as error:
         print(f"error: {error}", file=sys.stderr)
         return _NON_FINITE_EXIT
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return _SYSTEM_ERROR_EXIT
+    except KeyboardInterrupt:
+        print("interrupted; nothing of this stage was published", file=sys.stderr)
+        return _INTERRUPTED_EXIT
     return 0
 
 

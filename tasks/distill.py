@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from minillm.config import DistillConfig, RuntimeConfig
-from minillm.dataset import read_corpus, read_examples
+from minillm.dataset import longest_text, read_corpus, read_examples
 from minillm.device import choose_compute
 from minillm.distiller import DistillData
 from minillm.distiller import distill as distillation
 from minillm.generation import Decoding
-from minillm.models import load_saved, load_saved_tokenizer, num_parameters
+from minillm.models import check_context, load_saved, num_parameters
+from minillm.tokenizers import load_saved_tokenizer
 from minillm.validation import validation_scores
 from tasks.storage import (
     CORPUS_PATH,
@@ -44,11 +45,14 @@ def run(seed: int, runtime: RuntimeConfig, distill: DistillConfig, tracker: Trac
     teacher = load_saved(TEACHER_DIR, compute.dtype, compute.device)
     sizes = [num_parameters(model) / 1e6 for model in (student, teacher)]
     _log.info("distill: %.1f M <- %.1f M parameters; %s", *sizes, compute)
+    train, validation = read_examples(TRAIN_PATH), read_examples(VALIDATION_PATH, distill.validation.num_rows)
+    for name, model in (("student", student), ("teacher", teacher)):
+        check_context(model, longest_text([*train, *validation], distill.rollout.max_response_tokens), name)
     tracker.dataset("train", TRAIN_PATH)
     end_id, pad_id = tokenizer.eos_token_id, tokenizer.pad_token_id
     validate = partial(
         validation_scores,
-        rows=read_examples(VALIDATION_PATH, distill.validation.num_rows),
+        rows=validation,
         tokenizer=tokenizer,
         decoding=Decoding(
             seed=seed,
@@ -62,7 +66,7 @@ def run(seed: int, runtime: RuntimeConfig, distill: DistillConfig, tracker: Trac
         score_batch_size=distill.optimizer.micro_batch_size,
         compute=compute,
     )
-    data = DistillData([row.prompt_ids for row in read_examples(TRAIN_PATH)], torch.tensor(read_corpus(CORPUS_PATH)))
+    data = DistillData([row.prompt_ids for row in train], torch.tensor(read_corpus(CORPUS_PATH)))
     reports = distillation(
         student, teacher, data, validate, config=distill, seed=seed, end_id=end_id, pad_id=pad_id, compute=compute
     )

@@ -17,7 +17,8 @@ from minillm.errors import UserError
 from minillm.evaluation.distance import mean_reverse_kl, summed_reverse_kl
 from minillm.evaluation.rouge import mean_rouge_l
 from minillm.generation import Decoding, all_responses, generate_responses
-from minillm.models import load_saved, load_saved_tokenizer
+from minillm.models import check_context, load_saved
+from minillm.tokenizers import load_saved_tokenizer
 from tasks.progress import progress
 from tasks.storage import (
     EVALUATION_SETS_DIR,
@@ -49,6 +50,9 @@ def run(runtime: RuntimeConfig, evaluate: EvaluateConfig, tracker: Tracker) -> N
     for set_name, path in _set_paths(evaluate.sets).items():
         rows = read_examples(path, evaluate.max_rows)
         tracker.dataset(set_name, path)
+        for name, model in models.items():
+            longest_prompt = max(len(row.prompt_ids) for row in rows)
+            check_context(model, longest_prompt + evaluate.max_response_tokens, f"{name} on {set_name}")
         decoded: dict[str, Decoded] = {}
         for name, model in models.items():
             decoded[name] = _decode(f"evaluate {set_name} {name}", model, rows, tokenizer, evaluate)
@@ -131,6 +135,7 @@ def _distance(
         teacher,
         [row.prompt_ids for row in rows],
         responses,
+        temperature=config.temperature,
         batch_size=config.score_batch_size,
         pad_id=tokenizer.pad_token_id,
         compute=compute,

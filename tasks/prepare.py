@@ -18,7 +18,6 @@ from minillm.config import DataConfig, TeacherModelConfig
 from minillm.data_report import Quarantined, check_corpus, check_splits, data_report
 from minillm.dataset import CORPUS_SCHEMA, EXAMPLE_SCHEMA
 from minillm.encoding import TOKEN_SCHEMA, Encoder, check_template, encoded_rows
-from minillm.models import load_tokenizer
 from minillm.packing import PackedCorpus
 from minillm.preparation import SpooledRows, assigned, corpus_table, example_tables, packed_corpus
 from minillm.quarantine import quarantined_rows
@@ -26,6 +25,7 @@ from minillm.rows import ROW_SCHEMA, checked_rows
 from minillm.sources import CORPUS, EVALUATION_PREFIX, Source, open_sources
 from minillm.splits import Assignment
 from minillm.spool import batched, open_spool, write_spool
+from minillm.tokenizers import load_tokenizer
 from tasks.progress import progress
 from tasks.schemas import check_rows
 from tasks.storage import (

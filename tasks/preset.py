@@ -23,8 +23,10 @@ def apply_preset(name: str) -> str:
         raise UserError(f"preset {name!r}: no file {overlay_path}; presets: {known}")
     yaml = YAML()
     yaml.width, yaml.preserve_quotes = 4096, True
+    overlay = _overlay(overlay_path)
+    read_yaml(_PARAMS_PATH)  # a params file that cannot be read ends here, in one line
     document = yaml.load(_PARAMS_PATH.read_text(encoding="utf-8"))
-    changes = _merge(document, read_yaml(overlay_path), ())
+    changes = _merge(document, overlay, ())
     parse_params(_plain(document), source=str(overlay_path))
     with replacing(_PARAMS_PATH) as temporary, temporary.open("w", encoding="utf-8") as file:
         yaml.dump(document, file)
@@ -34,7 +36,14 @@ def apply_preset(name: str) -> str:
 def merged_params(overlay_path: Path) -> Any:
     """Return the content of params.yaml with an overlay merged in."""
     content = read_yaml(_PARAMS_PATH)
-    _merge(content, read_yaml(overlay_path), ())
+    _merge(content, _overlay(overlay_path), ())
+    return content
+
+
+def _overlay(path: Path) -> dict[str, Any]:
+    content = read_yaml(path)
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise UserError(f"{path}: a mapping of sections is needed, got {type(content).__name__}")
     return content
 
 

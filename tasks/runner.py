@@ -70,6 +70,6 @@ def _interpolated(text: str, params: Params) -> str:
 
 def _file_state(path: Path) -> tuple[str, int, int]:
     if not path.exists():
-        raise UserError(f"{path}: no such file; an earlier stage has to make it (`dvc repro`)")
+        raise UserError(f"{path}: not there; `dvc repro` makes what stages make, data.root must be a directory")
     state = path.stat()
     return str(path), state.st_size, state.st_mtime_ns

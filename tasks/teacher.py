@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from minillm.config import RuntimeConfig, TeacherConfig, TeacherModelConfig
-from minillm.dataset import read_examples
+from minillm.dataset import longest_text, read_examples
 from minillm.device import Compute, choose_compute
 from minillm.draws import Stream
-from minillm.models import cut_head_to_tokenizer, load_model, load_tokenizer, num_parameters
+from minillm.models import check_context, cut_head_to_tokenizer, load_model, num_parameters
 from minillm.sanity import english_perplexity, require_sane_english
 from minillm.sft import fine_tune, untuned
+from minillm.tokenizers import load_tokenizer
 from tasks.storage import METRICS_DIR, PLOTS_DIR, TEACHER_DIR, TRAIN_PATH, VALIDATION_PATH, write_curve, write_json
 from tasks.supervised import best_row, publish_best
 
@@ -30,6 +31,7 @@ def run(
     compute = choose_compute(runtime.device, runtime.precision, runtime.num_threads)
     tokenizer, model, perplexity = _load(teacher_model, compute)
     train, validation = read_examples(TRAIN_PATH), read_examples(VALIDATION_PATH)
+    check_context(model, longest_text([*train, *validation]), "teacher")
     tracker.dataset("train", TRAIN_PATH)
     tracker.dataset("validation", VALIDATION_PATH)
     options = {"config": teacher.sft, "pad_id": tokenizer.pad_token_id, "compute": compute}

@@ -10,21 +10,14 @@ import torch
 from torch import Tensor
 
 from minillm.config import RuntimeConfig, StudentModelConfig, WarmupConfig
-from minillm.dataset import Example, read_examples
+from minillm.dataset import Example, longest_text, read_examples
 from minillm.device import Compute, choose_compute
 from minillm.draws import Stream
-from minillm.models import (
-    check_same_vocabulary,
-    cut_head_to_tokenizer,
-    load_model,
-    load_saved,
-    load_saved_tokenizer,
-    load_tokenizer,
-    num_parameters,
-)
+from minillm.models import check_context, cut_head_to_tokenizer, load_model, load_saved, num_parameters
 from minillm.prompts import pad_left
 from minillm.sft import fine_tune
 from minillm.student import block_influence, cut_model, most_influential_layers
+from minillm.tokenizers import check_same_vocabulary, load_saved_tokenizer, load_tokenizer
 from tasks.storage import (
     METRICS_DIR,
     PLOTS_DIR,
@@ -51,6 +44,7 @@ def run(
     tokenizer = load_saved_tokenizer(TEACHER_DIR)
     train, validation = read_examples(TRAIN_PATH), read_examples(VALIDATION_PATH)
     model, kept_layers = _student(student_model, tokenizer, train, compute)
+    check_context(model, longest_text([*train, *validation]), "student")
     _log.info("student: %.1f M parameters, layers %s", num_parameters(model) / 1e6, kept_layers)
     tracker.dataset("train", TRAIN_PATH)
     tracker.dataset("validation", VALIDATION_PATH)

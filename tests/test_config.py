@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from minillm.errors import UserError
 from minillm.params import ConfigError, load_params, parse_params, read_yaml
 from tasks.preset import apply_preset
 from tests.imports import ROOT
@@ -50,6 +51,7 @@ def put(path: str, value: Any) -> Callable[[Any], None]:
         ("distill.objective.length_normalize", "yes", "valid boolean (got 'yes')"),
         ("evaluate.sets", ["../x"], "evaluate.sets.0: allowed: letters, digits"),
         ("evaluate.sampling_seeds", [], "at least 1 item"),
+        ("evaluate.sampling_seeds", [10, 10], "each seed may stand there once"),
         ("tracking.experiment", "a b", "tracking.experiment: allowed: letters"),
         ("data.evaluation_files", {"../x": "a.jsonl"}, "data.evaluation_files"),
     ],
@@ -114,6 +116,21 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None
         load_params(write(tmp_path, text))
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["seed: 2024-13-45\n", "seed: !!int abc\n", "seed: \x07\n", "seed: " + "[" * 3000, 'seed: "\\UFFFFFFFF"\n'],
+    ids=["date", "tag", "control character", "nested", "escape"],
+)
+def test_yaml_that_cannot_be_read_is_one_line(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match=r"^params\.yaml[^\n]+$"):
+        load_params(write(tmp_path, text))
+
+
+def test_a_directory_in_place_of_the_file_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot be read as YAML: .*directory"):
+        load_params(tmp_path)
+
+
 def test_an_absent_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="absent\\.yaml: no such file"):
         load_params(tmp_path / "absent.yaml")
@@ -146,3 +163,19 @@ def test_a_preset_with_an_unknown_knob_changes_nothing(tmp_path: Path, monkeypat
     with pytest.raises(ConfigError, match=r"distill\.phases: unknown key"):
         apply_preset("bad")
     assert (root / "params.yaml").read_text() == (ROOT / "params.yaml").read_text()
+
+
+@pytest.mark.parametrize("text", ["", "- 1\n", "1: 2\n", "a: [1\n"])
+def test_a_preset_that_is_no_mapping_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    root = scratch_project(tmp_path, monkeypatch)
+    (root / "configs/bad.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"bad\.yaml[^\n]*$"):
+        apply_preset("bad")
+
+
+def test_a_preset_onto_a_broken_params_file_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = scratch_project(tmp_path, monkeypatch)
+    (root / "configs/warm.yaml").write_text("seed: 3\n")
+    (root / "params.yaml").write_text("seed: [1\n")
+    with pytest.raises(ConfigError, match=r"^params\.yaml:\d+: [^\n]+$"):
+        apply_preset("warm")

@@ -49,13 +49,20 @@ def test_the_distance_is_the_token_mean_of_the_exact_divergence(batch_size: int)
     for prompt, response in zip(prompts, responses, strict=True):
         ids = torch.tensor([prompt + response])
         with torch.no_grad():
-            own, other = (model(ids).logits[0].double().log_softmax(-1) for model in (student, teacher))
+            own, other = ((model(ids).logits[0].double() / 0.7).log_softmax(-1) for model in (student, teacher))
         for place in range(len(prompt) - 1, len(prompt) + len(response) - 1):
             total += sum(float(own[place, v].exp() * (own[place, v] - other[place, v])) for v in range(tiny.NUM_TOKENS))
             count += 1
     compute = Compute(torch.device("cpu"), torch.float32)
     parts = summed_reverse_kl(
-        student, teacher, prompts, responses, batch_size=batch_size, pad_id=tiny.PAD_ID, compute=compute
+        student,
+        teacher,
+        prompts,
+        responses,
+        temperature=0.7,
+        batch_size=batch_size,
+        pad_id=tiny.PAD_ID,
+        compute=compute,
     )
     assert mean_reverse_kl(parts) == pytest.approx(total / count, rel=1e-4)
 

@@ -6,19 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from minillm.errors import UserError
-from minillm.models import (
-    check_model_directory,
-    check_same_vocabulary,
-    cut_head_to_tokenizer,
-    load_saved,
-    load_saved_tokenizer,
-    num_parameters,
-    save_model,
-)
+from minillm.models import check_context, cut_head_to_tokenizer, load_saved, num_parameters, save_model
+from minillm.tokenizers import check_model_directory, check_same_vocabulary, load_saved_tokenizer
 from tests import tiny
 
 
@@ -111,3 +105,67 @@ def test_tied_weights_count_once() -> None:
     tensors = {id(parameter): parameter.numel() for parameter in gpt2.parameters()}
     assert num_parameters(gpt2) == sum(tensors.values())
     assert gpt2.get_output_embeddings().weight is gpt2.get_input_embeddings().weight
+
+
+def without_layer(saved: Path) -> None:
+    weights = load_file(saved / "model.safetensors")
+    kept = {name: value for name, value in weights.items() if ".layers.1." not in name}
+    save_file(kept, saved / "model.safetensors", metadata={"format": "pt"})
+
+
+def of_another_shape(saved: Path) -> None:
+    config = json.loads((saved / "config.json").read_text())
+    (saved / "config.json").write_text(json.dumps(config | {"intermediate_size": 48}))
+
+
+def truncated(saved: Path) -> None:
+    content = (saved / "model.safetensors").read_bytes()
+    (saved / "model.safetensors").write_bytes(content[: len(content) // 2])
+
+
+def emptied(saved: Path) -> None:
+    (saved / "model.safetensors").write_bytes(b"")
+
+
+def config_cut(saved: Path) -> None:
+    (saved / "config.json").write_text('{"model_type": "lla')
+
+
+def config_list(saved: Path) -> None:
+    (saved / "config.json").write_text("[]")
+
+
+def config_without_type(saved: Path) -> None:
+    (saved / "config.json").write_text("{}")
+
+
+@pytest.mark.parametrize(
+    "damage", [without_layer, of_another_shape, truncated, emptied, config_cut, config_list, config_without_type]
+)
+def test_a_damaged_model_is_one_line_that_names_its_place(saved: Path, damage: Any) -> None:
+    damage(saved)
+    with pytest.raises(UserError) as caught:
+        load_saved(saved, torch.float32, torch.device("cpu"))
+    assert str(saved) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_damaged_tokenizer_is_one_line_that_names_its_place(saved: Path) -> None:
+    (saved / "tokenizer.json").write_text("{}")
+    with pytest.raises(UserError, match=r"model: the tokenizer cannot be loaded: "):
+        load_saved_tokenizer(saved)
+
+
+def test_a_head_with_an_unknown_transform_is_refused(tmp_path: Path) -> None:
+    from transformers import GraniteConfig, GraniteForCausalLM
+
+    sizes = {"vocab_size": tiny.NUM_TOKENS, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+    config = GraniteConfig(**sizes, num_attention_heads=2, num_key_value_heads=2, logits_scaling=8.0)
+    save_model(GraniteForCausalLM(config), word_tokenizer(WORDS), tmp_path / "granite")
+    with pytest.raises(UserError, match="GraniteForCausalLM transforms its logits in a way that is not supported"):
+        load_saved(tmp_path / "granite", torch.float32, torch.device("cpu"))
+
+
+def test_texts_longer_than_the_models_positions_are_refused() -> None:
+    check_context(tiny.tiny_gpt2(1), 128, "student")
+    with pytest.raises(UserError, match="student: prompt and response together have up to 129 tokens, the model"):
+        check_context(tiny.tiny_gpt2(1), 129, "student")

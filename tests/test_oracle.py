@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 import torch
 from torch import Tensor
@@ -180,3 +182,23 @@ def test_clipping_is_the_pessimistic_bound(advantage: float, ratio: float, expec
     )
     assert float(sums.loss) == pytest.approx(expected, abs=1e-12)
     assert float(sums.clipped) == (expected != -advantage * ratio)
+
+
+@pytest.mark.parametrize("alpha", [0.0, ALPHA])
+def test_a_constant_baseline_leaves_the_exact_forms_exact(alpha: float) -> None:
+    """All responses form one batch, so that the baseline is one constant; each counts with its probability."""
+    student, teacher = tabular.random_table(1).requires_grad_(), tabular.random_table(2)
+    parts = [tabular.rollout_of(student, teacher, sequence, alpha) for sequence in tabular.sequences()]
+    batch = Rollout(**{item.name: torch.cat([getattr(part, item.name) for part in parts]) for item in fields(Rollout)})
+    config = objective(importance="per_decision", baseline="batch_mean")
+    experience = with_advantages(batch, objective=config, group_size=1)
+    expected = torch.zeros((), dtype=torch.float64)
+    for row, sequence in enumerate(tabular.sequences()):
+        weight = tabular.mixture_probability(student, teacher, sequence, alpha)
+        own, other = (tabular.sequence_logits(table, sequence) for table in (student, teacher))
+        terms = policy_terms(experience.select(torch.tensor([row])))
+        options = {"clip_low": 1.0, "clip_high": 1e9, "single_step_weight": 1.0, "entropy_weight": 0.0}
+        expected = expected + weight * surrogate_loss(own, other, torch.tensor(sequence), terms, **options).loss
+    (gradient,) = torch.autograd.grad(expected, student)
+    assert float(experience.advantages.abs().sum()) > 0
+    assert float((gradient - exact_gradient()).abs().max()) < EXACT

@@ -34,14 +34,21 @@ def prompts_of(rows: list[list[int]]) -> PromptBatch:
     return PromptBatch(ids, mask, list(range(len(rows))))
 
 
-def sample(student: Any, teacher: Any, rows: list[list[int]], picks: list[bool], uniforms: Tensor | None) -> Any:
+def sample(
+    student: Any,
+    teacher: Any,
+    rows: list[list[int]],
+    picks: list[bool],
+    uniforms: Tensor | None,
+    temperature: float = 1.0,
+) -> Any:
     return sample_responses(
         student,
         teacher,
         prompts_of(rows),
         uniforms=uniforms,
         teacher_picks=picks,
-        temperature=1.0,
+        temperature=temperature,
         end_id=tiny.END_ID,
         pad_id=tiny.PAD_ID,
     )
@@ -110,21 +117,21 @@ def test_the_chi_square_test_can_fail() -> None:
     assert chi_square_z(torch.bincount(tokens, minlength=tiny.NUM_TOKENS), wrong) > CHI_SQUARE_Z
 
 
-@pytest.mark.parametrize("make_model", [tiny.tiny_llama, tiny.tiny_gpt2])
-def test_every_token_is_the_draw_from_a_plain_forward_of_the_picked_model(make_model: Any) -> None:
+@pytest.mark.parametrize(("make_model", "temperature"), [(tiny.tiny_llama, 1.0), (tiny.tiny_gpt2, 0.6)])
+def test_every_token_is_the_draw_from_a_plain_forward_of_the_picked_model(make_model: Any, temperature: float) -> None:
     """Deferred forwards, padding, retired rows: none of it may change the distribution a token is drawn from."""
     student, teacher = make_model(1), make_model(2)
     rows, num_tokens = tiny.random_rows(6, 1, 9, seed=3), 12
     picks = component_draws(1, 0, 0, num_tokens, 0.4)
     uniforms = token_uniforms(8, 0, range(6), num_tokens)
     assert any(picks) and not all(picks)
-    out = sample(student, teacher, rows, picks, uniforms)
+    out = sample(student, teacher, rows, picks, uniforms, temperature)
     for row, prompt in enumerate(rows):
         ids = list(prompt)
         for step in range(int(out.response_mask[row].sum())):
             model = teacher if picks[step] else student
             with torch.no_grad():
-                logits = model(torch.tensor([ids])).logits[:, -1]
+                logits = model(torch.tensor([ids])).logits[:, -1] / temperature
             expected = int(draw_tokens(logits, uniforms[row : row + 1, step]))
             assert int(out.response_ids[row, step]) == expected
             ids.append(expected)

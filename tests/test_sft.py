@@ -10,9 +10,9 @@ import torch
 from minillm.config import SftConfig
 from minillm.dataset import Example
 from minillm.device import Compute
-from minillm.draws import Stream
+from minillm.draws import Stream, permutation
 from minillm.schedules import scheduled_value, warmed_up_rate
-from minillm.sft import fine_tune, untuned, validation_loss
+from minillm.sft import fine_tune, summed_loss, untuned, validation_loss
 from tests import tiny
 
 CPU = Compute(torch.device("cpu"), torch.float32)
@@ -81,7 +81,8 @@ def test_micro_batch_size_does_not_change_what_is_learnt(micro_batch_size: int) 
     assert [r.metrics["train/loss"] for r in first[1:]] == pytest.approx(
         [r.metrics["train/loss"] for r in second[1:]], rel=1e-4
     )
-    difference = max(float((a - b).abs().max()) for a, b in zip(whole.parameters(), split.parameters(), strict=True))
+    pairs = zip(whole.parameters(), split.parameters(), strict=True)
+    difference = max(float((a - b).detach().abs().max()) for a, b in pairs)
     assert difference < 1e-3 * 2 * 0.1  # two steps of AdamW move a weight by up to 2e-3
 
 
@@ -142,3 +143,32 @@ def test_schedules_start_and_end_where_they_should(schedule: Any, middle: float,
     assert scheduled_value(schedule, 0.2, 0.6, 0.5) == pytest.approx(middle)
     assert scheduled_value(schedule, 0.2, 0.6, 1.0) == pytest.approx(end)
     assert scheduled_value("cosine", 0.0, 1.0, 0.25) == pytest.approx((1 - math.cos(math.pi / 4)) / 2)
+
+
+def test_two_steps_are_those_of_a_plain_adamw_loop() -> None:
+    """Whole batches, no micro-batches: clip to the norm, rates 1/2 and 1 of the peak, decay on matrices only."""
+    model, config = tiny.tiny_llama(1), settings(num_steps=2, weight_decay=0.1, num_warmup_steps=2, gradient_clip=0.5)
+    plain = copy.deepcopy(model)
+    train(model, config)
+    decayed = [p for p in plain.parameters() if p.ndim >= 2]
+    others = [p for p in plain.parameters() if p.ndim < 2]
+    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95))
+    order = permutation(3, Stream.WARMUP_ORDER, 0, 13)
+    for step in range(2):
+        batch = [rows(13, 1)[index] for index in order[6 * step : 6 * step + 6]]
+        loss = summed_loss(plain, batch, pad_id=tiny.PAD_ID, compute=CPU) / sum(len(r.response_ids) for r in batch)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(plain.parameters(), 0.5)
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-3 * (step + 1) / 2
+        optimizer.step()
+    pairs = zip(model.parameters(), plain.parameters(), strict=True)
+    assert max(float((a - b).detach().abs().max()) for a, b in pairs) < 1e-5
+
+
+def test_stages_with_one_seed_see_the_rows_in_orders_of_their_own() -> None:
+    streams = (Stream.TEACHER_ORDER, Stream.WARMUP_ORDER, Stream.PROMPT_ORDER)
+    orders = [permutation(3, stream, 0, 50) for stream in streams]
+    assert len({tuple(order) for order in orders}) == 3

@@ -20,11 +20,15 @@ def summed_reverse_kl(
     prompts: Sequence[Sequence[int]],
     responses: Sequence[Sequence[int]],
     *,
+    temperature: float,
     batch_size: int,
     pad_id: int,
     compute: Compute,
 ) -> Iterator[tuple[float, int]]:
-    """Yield, batch by batch, the sum of KL(student || teacher) in nats over response tokens, and their number."""
+    """Yield, batch by batch, the sum of KL(student || teacher) in nats over response tokens, and their number.
+
+    The distributions compared are those sampled from: both models' at `temperature`.
+    """
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]) + len(responses[index]))
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
@@ -32,7 +36,8 @@ def summed_reverse_kl(
         tensors = [part.to(compute.device) for part in parts]
         with compute.autocast():
             student_logits, teacher_logits = (
-                head_logits(model, response_hidden(model, *tensors)[tensors[3]]) for model in (student, teacher)
+                head_logits(model, response_hidden(model, *tensors)[tensors[3]]) / temperature
+                for model in (student, teacher)
             )
         yield float(reverse_kl(student_logits, teacher_logits).sum()), int(tensors[3].sum())
 
