@@ -44,8 +44,9 @@ class Source:
 def open_sources(data: DataConfig, seed: int) -> list[Source]:
     """Return every source that the params name; raises UserError for a file or name that cannot be used."""
     sources = [*_train_sources(data, seed), *_given_sources(data), *_corpus_sources(data)]
-    files = [source.file for source in sources]
-    repeated = next((file for file in files if files.count(file) > 1), None)
+    files = {source.file: os.path.realpath(Path(data.root) / source.file) for source in sources}
+    paths = [files[source.file] for source in sources]
+    repeated = next((file for file, path in files.items() if paths.count(path) > 1), None)
     if repeated is not None:
         raise UserError(f"data: {repeated!r} is named more than once; a file can serve one purpose only")
     return sources

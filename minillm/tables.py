@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from minillm.errors import UserError
 from minillm.records import (
     HEAD_BYTES,
+    MAX_ROW_BYTES,
     RawRecord,
     RawText,
     RecordFault,
@@ -41,6 +42,7 @@ def read_csv(path: Path, file: str) -> Iterator[RawRecord]:
 def _csv_rows(stream: BinaryIO) -> Iterator[tuple[int, RawText, list[str] | csv.Error]]:
     """Yield first line, text and cells of each row, or the error of a row that is not CSV."""
     lines: list[RawText] = []
+    csv.field_size_limit(MAX_ROW_BYTES)  # Python's own limit is an eighth of what a row may have
     reader = csv.reader(_decoded_lines(stream, lines), strict=True)
     number = 1
     while True:

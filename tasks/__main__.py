@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
+from typing import NoReturn
 
 from minillm.errors import NonFiniteError, UserError
 from tasks.runner import STAGES, run_stage
@@ -14,6 +16,7 @@ _USER_ERROR_EXIT = 2
 _NON_FINITE_EXIT = 3
 _SYSTEM_ERROR_EXIT = 4  # no space, no permission, a file where a directory must be
 _INTERRUPTED_EXIT = 130
+_SIGNAL_EXIT_BASE = 128
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,6 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     _quieten_libraries()
+    signal.signal(signal.SIGTERM, _end)
     try:
         _dispatch(parser, options)
     except UserError as error:
@@ -39,6 +43,11 @@ def main(arguments: list[str] | None = None) -> int:
         print("interrupted; nothing of this stage was published", file=sys.stderr)
         return _INTERRUPTED_EXIT
     return 0
+
+
+def _end(number: int, frame: object) -> NoReturn:
+    """Leave through every `finally`, so that temporary files go and the run is closed as killed."""
+    sys.exit(_SIGNAL_EXIT_BASE + number)
 
 
 def _quieten_libraries() -> None:

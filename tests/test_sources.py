@@ -82,9 +82,10 @@ def test_the_root_must_be_a_directory(root: Path) -> None:
         open_sources(data_config(root / "nowhere"), seed=0)
 
 
-def test_one_file_cannot_serve_two_purposes(root: Path) -> None:
+@pytest.mark.parametrize("other", ["train.jsonl", "./train.jsonl"])
+def test_one_file_cannot_serve_two_purposes_however_it_is_spelt(root: Path, other: str) -> None:
     with pytest.raises(UserError, match=r"'train\.jsonl' is named more than once"):
-        open_sources(data_config(root, evaluation_files={"mine": "train.jsonl"}), seed=0)
+        open_sources(data_config(root, evaluation_files={"mine": other}), seed=0)
 
 
 def test_sources_come_in_the_order_of_the_report(root: Path) -> None:

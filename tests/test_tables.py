@@ -35,7 +35,7 @@ def csv_records(tmp_path: Path, content: bytes) -> list[RawRecord]:
         (b'"a"b,c\nd,e\n', [(2, "not CSV"), (3, None)]),
         (b'd,e\n"a,b\nc,d\n', [(2, None), (3, "not CSV")]),
         (b"a,b\rc,d\ne,f\n", [(2, "not CSV"), (3, None)]),
-        (b"a," + b"x" * 200_000 + b"\nd,e\n", [(2, "not CSV"), (3, None)]),
+        (b"a," + b"x" * 200_000 + b"\nd,e\n", [(2, None), (3, None)]),
         (b"a," + b"x" * MAX_ROW_BYTES + b"\nd,e\n", [(2, "line too long"), (3, None)]),
     ],
 )
@@ -86,3 +86,12 @@ def test_a_broken_parquet_file_is_refused_by_name(tmp_path: Path, damage: bytes)
     path.write_bytes(damage)
     with pytest.raises(UserError, match=r"^rows\.parquet: not a readable Parquet file after row 0: "):
         list(read_parquet(path, "rows.parquet"))
+
+
+def test_a_parquet_value_that_python_cannot_hold_is_one_bad_row(tmp_path: Path) -> None:
+    times = pa.array([0, 10_000_000, 1], pa.int32()).cast(pa.date32())  # days; the second lies beyond the year 9999
+    table = pa.table({"instruction": ["a", "b", "c"], "output": ["x", "y", "z"], "when": times})
+    pq.write_table(table, tmp_path / "rows.parquet")
+    records = list(read_parquet(tmp_path / "rows.parquet", "rows.parquet"))
+    assert [record.reason for record in records] == [None, "value out of range", None]
+    assert records[2].fields is not None and records[2].fields["output"] == "z"
