@@ -51,9 +51,9 @@ def _end(number: int, frame: object) -> NoReturn:
 
 
 def _quieten_libraries() -> None:
-    """Keep other libraries' notices and telemetry out, and their idle threads asleep; their warnings stay."""
+    """Keep other libraries' notices and telemetry out, and bound how long their idle threads spin."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads cost a busy machine up to half its speed
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # docs/decisions/arithmetic.md
     logging.getLogger("absl").setLevel(logging.WARNING)
 
 
