@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import subprocess
 import sys
 from pathlib import Path
 
@@ -44,18 +45,15 @@ def main() -> int:
 def run_seed(root: Path, seed: int) -> Report:
     """Return metrics/report.json of the experiment `seed-SEED`; what DVC has in its cache is not run again."""
     name = f"seed-{seed}"
-    run_dvc(root, "exp", "remove", name, "--quiet")  # of an earlier call; its outputs stay in the cache
-    exit_code = run_dvc(root, "exp", "run", "--name", name, "--set-param", f"seed={seed}")
+    # An experiment of an earlier call gives up its name; its outputs stay in the cache.
+    subprocess.run(dvc_command("exp", "remove", name), cwd=root, env=child_environment({}), capture_output=True)
+    arguments = ("exp", "run", "--name", name, "--set-param", f"seed={seed}")
+    with process_group(dvc_command(*arguments), root, child_environment({}), None, None) as process:
+        exit_code = process.wait()
     if exit_code != 0:
         raise UserError(f"seed {seed}: dvc exp run ended with exit code {exit_code}; its lines are above")
     report: Report = read_json(root / METRICS_DIR / "report.json")
     return report
-
-
-def run_dvc(root: Path, *arguments: str) -> int:
-    """Return the exit code of a DVC command whose lines go to the terminal; it does not outlive us."""
-    with process_group(dvc_command(*arguments), root, child_environment({}), None, None) as process:
-        return process.wait()
 
 
 def spread_table(reports: dict[int, Report]) -> str:
