@@ -10,7 +10,8 @@ from ruamel.yaml import YAML
 
 from flows.environment import child_environment
 
-_PARAMS_PATH = Path(__file__).parents[1] / "params.yaml"
+_REPOSITORY = Path(__file__).parents[1]
+_PARAMS_PATH = _REPOSITORY / "params.yaml"
 _STAGE = """
 import json, os, shutil, sys, time
 from pathlib import Path
@@ -61,6 +62,8 @@ def make_scratch_repository(root: Path) -> Path:
     (root / "params.yaml").write_text(_PARAMS_PATH.read_text())
     run_in(root, "git", "init", "--quiet")
     run_in(root, sys.executable, "-m", "dvc", "init", "--quiet")
+    for name in (".gitignore", ".dvcignore"):  # MLflow keeps a copy of dvc.yaml, which is no part of the graph
+        (root / name).write_text((_REPOSITORY / name).read_text())
     return root
 
 
