@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -115,7 +116,9 @@ def _run_that_hangs(root: Path) -> Iterator[tuple[subprocess.Popen[bytes], psuti
     (root / "sleep").write_text("distill")
     environment = child_environment({"PYTHONPATH": str(_REPOSITORY)})
     command = [sys.executable, "-m", "flows.local"]
-    runner = subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.DEVNULL)
+    # A shell starts what runs in its background with SIGINT ignored, and children inherit that.
+    heed = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    runner = subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.DEVNULL, preexec_fn=heed)
     stage: psutil.Process | None = None
     try:
         assert wait_until(lambda: (root / "started").exists(), _START_TIMEOUT_S)
