@@ -93,11 +93,11 @@ def test_parameters_are_flat_and_a_stage_has_only_its_sections(params: Params) -
         pass
     everything = runs("pipeline")[0].data.params
     mine = runs("stage")[0].data.params
-    assert everything["distill.objective.clip_low"] == "0.2"
-    assert everything["evaluate.sampling_seeds"] == "[10, 20, 30]"
-    assert everything["teacher_model.source"] == "embedded" and everything["seed"] == "17"
+    assert everything["distill.objective.clip_low"] == str(params.distill.objective.clip_low)
+    assert everything["evaluate.sampling_seeds"] == str(params.evaluate.sampling_seeds)
+    assert everything["teacher_model.source"] == "embedded" and everything["seed"] == str(params.seed)
     assert {name.partition(".")[0] for name in mine} == {"seed", "runtime", "student_model", "warmup"}
-    assert mine["warmup.sft.num_steps"] == "120"
+    assert mine["warmup.sft.num_steps"] == str(params.warmup.sft.num_steps)
     assert all(everything[name] == value for name, value in mine.items())
 
 
