@@ -6,16 +6,39 @@ Source: arXiv:2306.08543, sections 2.2 (single-step decomposition, teacher-mixed
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from minillm.config import ObjectiveConfig
 from minillm.types import Experience, Rollout
 
+Importance = Literal["per_token", "per_decision", "none"]
+ReturnsFrom = Literal["next", "current", "response"]
+
 _STD_FLOOR = 1e-6  # keeps a group without signal at zero advantage instead of dividing by zero
+
+
+@dataclass(frozen=True)
+class Credit:
+    """How the rewards of responses become advantages of their tokens.
+
+    importance: weights of a token sampled from the mixture.
+    returns_from: rewards from the next token on, from the current one on, or of the whole response (GRPO).
+    length_normalize: the mean of those rewards instead of their sum.
+    gamma: discount of later rewards; unused for the whole response.
+    baseline, scale: what is taken off and divided by; of the batch, or of groups under `group_mean`.
+    group_size: consecutive rows that answer one prompt.
+    """
+
+    importance: Importance
+    returns_from: ReturnsFrom
+    length_normalize: bool
+    gamma: float
+    baseline: Literal["none", "batch_mean", "group_mean"]
+    scale: Literal["none", "std"]
+    group_size: int
 
 
 def token_rewards(teacher_logprobs: Tensor, old_logprobs: Tensor, response_mask: Tensor) -> Tensor:
@@ -34,7 +57,7 @@ def prefix_weights(ratios: Tensor) -> Tensor:
     return ratios.cumprod(dim=1)
 
 
-def single_step_weights(ratios: Tensor, importance: Literal["per_token", "per_decision", "none"]) -> Tensor:
+def single_step_weights(ratios: Tensor, importance: Importance) -> Tensor:
     """Return the weight of the single-step term: W_{t-1} under `per_decision` (exact), else 1."""
     if importance != "per_decision":
         return torch.ones_like(ratios)
@@ -43,18 +66,17 @@ def single_step_weights(ratios: Tensor, importance: Literal["per_token", "per_de
 
 
 def discounted_returns(
-    rewards: Tensor,
-    response_mask: Tensor,
-    *,
-    returns_from: Literal["next", "current"],
-    length_normalize: bool,
-    gamma: float,
+    rewards: Tensor, response_mask: Tensor, *, returns_from: ReturnsFrom, length_normalize: bool, gamma: float
 ) -> Tensor:
     """Return the reward to go of each token, from the next one (or, to reproduce published code, the current one).
 
     With `length_normalize` it is the mean of the remaining rewards: numerator and denominator are discounted alike,
-    and the return is 0 when none remain.
+    and the return is 0 when none remain. From the "response" it is the sum (or mean) of all its rewards, the same at
+    every token; past rewards add nothing to the expected gradient.
     """
+    if returns_from == "response":
+        totals = response_rewards(rewards, response_mask, length_normalize)[:, None].expand_as(rewards)
+        return torch.where(response_mask, totals, 0.0)
     totals = _reward_to_go(rewards, gamma)
     if length_normalize:
         counts = _reward_to_go(response_mask.to(rewards.dtype), gamma)
@@ -62,6 +84,12 @@ def discounted_returns(
     if returns_from == "next":
         totals = torch.cat([totals[:, 1:], torch.zeros_like(totals[:, :1])], dim=1)
     return torch.where(response_mask, totals, 0.0)
+
+
+def response_rewards(rewards: Tensor, response_mask: Tensor, length_normalize: bool) -> Tensor:
+    """Return the reward (B,) of each whole response: the sum of its tokens' rewards, or their mean."""
+    totals = torch.where(response_mask, rewards, 0.0).sum(dim=1)
+    return totals / response_mask.sum(dim=1) if length_normalize else totals
 
 
 def _reward_to_go(rewards: Tensor, gamma: float) -> Tensor:
@@ -74,59 +102,57 @@ def _reward_to_go(rewards: Tensor, gamma: float) -> Tensor:
 
 
 def normalized_advantages(
-    returns: Tensor,
-    response_mask: Tensor,
-    *,
-    baseline: Literal["none", "batch_mean", "group_mean"],
-    scale: Literal["none", "std"],
-    group_size: int,
-    baseline_weights: Tensor,
+    returns: Tensor, response_mask: Tensor, credit: Credit, *, baseline_weights: Tensor
 ) -> Tensor:
     """Return (return - weight * baseline) / scale over real tokens only.
 
-    The statistics are those of the batch, or of each group of `group_size` consecutive rows under `group_mean`.
-    `baseline_weights` is W_t under `per_decision` importance, else 1: a constant times the score of a token has mean
-    zero only under the weight that turns the sampling distribution of its prefix and itself into the student's.
+    The statistics are those of the batch, or of each group of consecutive rows under `group_mean`: over tokens, or over
+    responses when a return belongs to the whole response. `baseline_weights` is W_t under `per_decision` importance,
+    else 1: a constant times the score of a token has mean zero only under the weight that turns the sampling
+    distribution of its prefix and itself into the student's.
     """
-    num_rows = group_size if baseline == "group_mean" else returns.shape[0]
-    groups = zip(returns.split(num_rows), response_mask.split(num_rows), baseline_weights.split(num_rows), strict=True)
-    center, is_scaled = baseline != "none", scale == "std"
-    return torch.cat([_normalized(part, mask, weights, center, is_scaled) for part, mask, weights in groups])
+    counted = response_mask.clone()
+    if credit.returns_from == "response":
+        counted[:, 1:] = False
+    num_rows = credit.group_size if credit.baseline == "group_mean" else returns.shape[0]
+    parts = zip(returns.split(num_rows), counted.split(num_rows), baseline_weights.split(num_rows), strict=True)
+    center, is_scaled = credit.baseline != "none", credit.scale == "std"
+    normalized = [_normalized(part, kept, weights, center, is_scaled) for part, kept, weights in parts]
+    return torch.where(response_mask, torch.cat(normalized), 0.0)
 
 
-def _normalized(returns: Tensor, response_mask: Tensor, weights: Tensor, center: bool, scale: bool) -> Tensor:
-    values = returns[response_mask]
+def _normalized(returns: Tensor, counted: Tensor, weights: Tensor, center: bool, scale: bool) -> Tensor:
+    values = returns[counted]
     mean = values.mean()
     advantages = returns - weights * mean if center else returns
     if scale:
         advantages = advantages / (values - mean).square().mean().sqrt().clamp(min=_STD_FLOOR)
-    return torch.where(response_mask, advantages, 0.0)
+    return advantages
 
 
-def with_advantages(rollout: Rollout, *, objective: ObjectiveConfig, group_size: int) -> Experience:
-    """Return the rollout with advantages, ratios and weights under the given choices."""
-    mask, importance = rollout.response_mask, objective.importance
+def with_advantages(rollout: Rollout, credit: Credit, task_rewards: Tensor | None = None) -> Experience:
+    """Return the rollout with advantages, ratios and weights under the given choices.
+
+    task_rewards: (B,), one a whole response, in the units of the returns. Every token of the response may have earned
+    it, so it is added to the return of each, undiscounted, whatever `returns_from` and `length_normalize` are.
+    """
+    mask = rollout.response_mask
     ratios = step_ratios(rollout.old_logprobs, rollout.behavior_logprobs, mask)
-    weights = prefix_weights(ratios) if importance == "per_decision" else torch.ones_like(ratios)
+    weights = prefix_weights(ratios) if credit.importance == "per_decision" else torch.ones_like(ratios)
     rewards = token_rewards(rollout.teacher_logprobs, rollout.old_logprobs, mask)
     returns = discounted_returns(
         rewards * weights,
         mask,
-        returns_from=objective.returns_from,
-        length_normalize=objective.length_normalize,
-        gamma=objective.gamma,
+        returns_from=credit.returns_from,
+        length_normalize=credit.length_normalize,
+        gamma=credit.gamma,
     )
-    advantages = normalized_advantages(
-        returns,
-        mask,
-        baseline=objective.baseline,
-        scale=objective.scale,
-        group_size=group_size,
-        baseline_weights=weights,
-    )
+    if task_rewards is not None:
+        returns = torch.where(mask, returns + weights[:, -1:] * task_rewards[:, None], 0.0)
+    advantages = normalized_advantages(returns, mask, credit, baseline_weights=weights)
     return Experience(
         **{item.name: getattr(rollout, item.name) for item in fields(rollout)},
         advantages=advantages,
-        ratios=ratios if importance == "per_token" else torch.ones_like(ratios),
-        single_step_weights=single_step_weights(ratios, importance),
+        ratios=ratios if credit.importance == "per_token" else torch.ones_like(ratios),
+        single_step_weights=single_step_weights(ratios, credit.importance),
     )

@@ -4,37 +4,27 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-
-def _safe_name(value: str) -> str:
-    if not value or not value[0].isalnum() or not all(c.isalnum() or c in "._-" for c in value) or not value.isascii():
-        raise ValueError("allowed: letters, digits, '.', '_', '-', starting with a letter or digit")
-    if len(value) > 64 or ".." in value:
-        raise ValueError("allowed: at most 64 characters and no '..'")
-    return value
+from minillm.distill_config import DistillConfig
+from minillm.knobs import (
+    Name,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    PositiveShare,
+    Section,
+    Seed,
+    Share,
+    require_divides,
+)
 
 
 def _without_repeats(values: list[int]) -> list[int]:
     if len(set(values)) < len(values):
         raise ValueError("each seed may stand there once; a repeated one would be the same draws again")
     return values
-
-
-PositiveInt = Annotated[int, Field(ge=1)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[FiniteFloat, Field(gt=0)]
-NonNegativeFloat = Annotated[FiniteFloat, Field(ge=0)]
-Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
-Alpha = Annotated[FiniteFloat, Field(ge=0, lt=1)]
-Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
-Name = Annotated[str, AfterValidator(_safe_name)]
-
-
-class Section(BaseModel):
-    """A closed, strict, frozen group of knobs without defaults."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class RuntimeConfig(Section):
@@ -86,6 +76,7 @@ class DataConfig(Section):
     train_files: list[str]
     validation_file: str
     evaluation_files: dict[Name, str]
+    answers_file: str
     hub_name: str
     hub_revision: str
     hub_split: str
@@ -126,7 +117,7 @@ class SftConfig(Section):
 
     @model_validator(mode="after")
     def _batches_divide(self) -> SftConfig:
-        _require_divides("micro_batch_size", self.micro_batch_size, "batch_size", self.batch_size)
+        require_divides("micro_batch_size", self.micro_batch_size, "batch_size", self.batch_size)
         return self
 
 
@@ -139,88 +130,14 @@ class WarmupConfig(Section):
     sft: SftConfig
 
 
-class RolloutConfig(Section):
-    rollouts_per_phase: PositiveInt
-    batch_size: PositiveInt
-    group_size: PositiveInt
-    max_response_tokens: PositiveInt
-    temperature: PositiveFloat
-    teacher_mix_alpha: Alpha
-    teacher_mix_alpha_end: Alpha
-    teacher_mix_schedule: Literal["constant", "linear", "cosine"]
-
-    @model_validator(mode="after")
-    def _groups_divide(self) -> RolloutConfig:
-        _require_divides("group_size", self.group_size, "rollouts_per_phase", self.rollouts_per_phase)
-        return self
-
-
-class ObjectiveConfig(Section):
-    importance: Literal["per_token", "per_decision", "none"]
-    returns_from: Literal["next", "current"]
-    length_normalize: bool
-    gamma: Annotated[FiniteFloat, Field(gt=0, le=1)]
-    baseline: Literal["none", "batch_mean", "group_mean"]
-    scale: Literal["none", "std"]
-    clip_low: Share
-    clip_high: NonNegativeFloat
-    single_step_weight: NonNegativeFloat
-    language_model_weight: NonNegativeFloat
-    language_model_teacher_share: Share
-    entropy_weight: NonNegativeFloat
-
-
-class OptimizerConfig(Section):
-    minibatch_size: PositiveInt
-    micro_batch_size: PositiveInt
-    language_model_batch_size: PositiveInt
-    learning_rate: PositiveFloat
-    num_warmup_steps: NonNegativeInt
-    beta1: Alpha
-    beta2: Alpha
-    weight_decay: NonNegativeFloat
-    gradient_clip: PositiveFloat
-
-    @model_validator(mode="after")
-    def _batches_divide(self) -> OptimizerConfig:
-        _require_divides("micro_batch_size", self.micro_batch_size, "minibatch_size", self.minibatch_size)
-        return self
-
-
-class ValidationConfig(Section):
-    every_phases: PositiveInt
-    num_rows: PositiveInt
-    metric: Literal["reverse_kl", "rougeL"]
-
-
-class DistillConfig(Section):
-    method: Literal["minillm"]
-    num_phases: PositiveInt
-    inner_epochs: PositiveInt
-    rollout: RolloutConfig
-    objective: ObjectiveConfig
-    optimizer: OptimizerConfig
-    validation: ValidationConfig
-
-    @model_validator(mode="after")
-    def _sections_fit(self) -> DistillConfig:
-        _require_divides(
-            "optimizer.minibatch_size",
-            self.optimizer.minibatch_size,
-            "rollout.rollouts_per_phase",
-            self.rollout.rollouts_per_phase,
-        )
-        if self.objective.baseline == "group_mean" and self.rollout.group_size < 2:
-            raise ValueError("rollout.group_size is 1; objective.baseline 'group_mean' needs at least 2")
-        return self
-
-
 class EvaluateConfig(Section):
     sets: list[Name]
     max_rows: NonNegativeInt
     batch_size: PositiveInt
     score_batch_size: PositiveInt
     temperature: PositiveFloat
+    top_k: NonNegativeInt
+    top_p: PositiveShare
     sampling_seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(_without_repeats)]
     greedy: bool
     max_response_tokens: PositiveInt
@@ -254,12 +171,10 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _sections_fit(self) -> Params:
-        language_model_loss = self.distill.objective.language_model_weight > 0
+        objective = self.distill.objective
+        language_model_loss = self.distill.uses_policy_gradient and objective.language_model_weight > 0
         if language_model_loss and self.data.corpus_source == "none":
             raise ValueError("data.corpus_source is 'none'; distill.objective.language_model_weight > 0 needs a corpus")
+        if self.distill.method == "seqkd" and self.distill.seqkd.source == "file" and not self.data.answers_file:
+            raise ValueError("data.answers_file is empty; distill.seqkd.source 'file' needs a file of responses")
         return self
-
-
-def _require_divides(name: str, value: int, whole_name: str, whole: int) -> None:
-    if whole % value:
-        raise ValueError(f"{name} = {value} does not divide {whole_name} = {whole}")

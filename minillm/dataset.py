@@ -23,6 +23,7 @@ EXAMPLE_SCHEMA = pa.schema(
         ("response_ids", pa.list_(pa.int32())),
     ]
 )
+ANSWERS_SCHEMA = pa.schema([("row_id", pa.int64()), ("output", pa.string())])
 CORPUS_SCHEMA = pa.schema([("token_ids", pa.list_(pa.int32()))])
 
 
@@ -54,6 +55,12 @@ def read_corpus(path: Path) -> list[list[int]]:
     """Return the packed blocks of the plain-text corpus, all of one length."""
     blocks: list[list[int]] = _read_table(path, CORPUS_SCHEMA)["token_ids"].to_pylist()
     return blocks
+
+
+def read_prepared_answers(path: Path) -> dict[int, str]:
+    """Return a black-box teacher's answers by the training row's `row_id`."""
+    table = _read_table(path, ANSWERS_SCHEMA)
+    return dict(zip(table["row_id"].to_pylist(), table["output"].to_pylist(), strict=True))
 
 
 def _read_table(path: Path, schema: pa.Schema) -> pa.Table:

@@ -1,15 +1,138 @@
-"""Divergences between next-token distributions: pure functions of logits (..., V), exact, in nats."""
+"""Divergences between next-token distributions: pure functions of logits (..., V), exact, in nats.
+
+Each is at least 0, 0 only between equal distributions, and differentiable through the student.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from functools import partial
+
+import torch
 from torch import Tensor
+
+Divergence = Callable[[Tensor, Tensor], Tensor]
+
+
+def _kl(first_logprobs: Tensor, second_logprobs: Tensor) -> Tensor:
+    return (first_logprobs.exp() * (first_logprobs - second_logprobs)).sum(dim=-1)
+
+
+def forward_kl(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """Return KL(teacher || student) (...): word-level knowledge distillation (arXiv:1606.07947)."""
+    return _kl(teacher_logits.log_softmax(dim=-1), student_logits.log_softmax(dim=-1))
 
 
 def reverse_kl(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """Return KL(student || teacher) (...), at least 0, differentiable through the student."""
-    student_logprobs = student_logits.log_softmax(dim=-1)
-    teacher_logprobs = teacher_logits.log_softmax(dim=-1)
-    return (student_logprobs.exp() * (student_logprobs - teacher_logprobs)).sum(dim=-1)
+    """Return KL(student || teacher) (...): the single-step term of MiniLLM (arXiv:2306.08543)."""
+    return _kl(student_logits.log_softmax(dim=-1), teacher_logits.log_softmax(dim=-1))
+
+
+def skewed_forward_kl(student_logits: Tensor, teacher_logits: Tensor, skew: float) -> Tensor:
+    """Return KL(teacher || skew teacher + (1 - skew) student) (...), 0 <= skew < 1; arXiv:2402.03898, section 3."""
+    teacher, student = teacher_logits.log_softmax(dim=-1), student_logits.log_softmax(dim=-1)
+    return _kl(teacher, _mixed(teacher, student, skew))
+
+
+def skewed_reverse_kl(student_logits: Tensor, teacher_logits: Tensor, skew: float) -> Tensor:
+    """Return KL(student || skew student + (1 - skew) teacher) (...), 0 <= skew < 1; arXiv:2402.03898, section 3."""
+    teacher, student = teacher_logits.log_softmax(dim=-1), student_logits.log_softmax(dim=-1)
+    return _kl(student, _mixed(student, teacher, skew))
+
+
+def jsd(student_logits: Tensor, teacher_logits: Tensor, beta: float) -> Tensor:
+    """Return beta KL(teacher || m) + (1 - beta) KL(student || m), m = beta teacher + (1 - beta) student (...).
+
+    The generalised Jensen-Shannon divergence of GKD, arXiv:2306.13649, section 2. It vanishes at both ends of beta,
+    where its slope is the forward KL (0) or the reverse KL (1): there, the slope is returned.
+    """
+    if beta == 0:
+        return forward_kl(student_logits, teacher_logits)
+    if beta == 1:
+        return reverse_kl(student_logits, teacher_logits)
+    teacher, student = teacher_logits.log_softmax(dim=-1), student_logits.log_softmax(dim=-1)
+    mixture = _mixed(teacher, student, beta)
+    return beta * _kl(teacher, mixture) + (1 - beta) * _kl(student, mixture)
+
+
+def adaptive_kl(student_logits: Tensor, teacher_logits: Tensor, head_share: float) -> Tensor:
+    """Return the forward and the reverse KL weighted by where the two distributions differ (...); arXiv:2404.02657.
+
+    The head holds the teacher's likeliest tokens up to a total probability of `head_share`, the tail the others. The
+    forward KL is weighted by the head's part of the absolute difference, the reverse KL by the tail's. The weights
+    choose between two objectives, so they carry no gradient.
+    """
+    gap_head, gap_tail = _gaps(student_logits.detach(), teacher_logits.detach(), head_share)
+    total = gap_head + gap_tail
+    weight = torch.where(total > 0, gap_head / total, 0.5)
+    forward, reverse = forward_kl(student_logits, teacher_logits), reverse_kl(student_logits, teacher_logits)
+    return weight * forward + (1 - weight) * reverse
+
+
+def _gaps(student_logits: Tensor, teacher_logits: Tensor, head_share: float) -> tuple[Tensor, Tensor]:
+    teacher, order = teacher_logits.softmax(dim=-1).sort(dim=-1, descending=True)
+    difference = (teacher - student_logits.softmax(dim=-1).gather(-1, order)).abs()
+    # The token that crosses the share belongs to the head, so that the head is never empty.
+    head = teacher.cumsum(dim=-1) - teacher < head_share
+    return (torch.where(part, difference, 0.0).sum(dim=-1) for part in (head, ~head))  # type: ignore[return-value]
+
+
+def total_variation(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """Return half the summed absolute difference of probabilities (...), at most 1."""
+    return 0.5 * (student_logits.softmax(dim=-1) - teacher_logits.softmax(dim=-1)).abs().sum(dim=-1)
+
+
+def alpha_beta(student_logits: Tensor, teacher_logits: Tensor, alpha: float, beta: float) -> Tensor:
+    """Return the alpha-beta divergence of teacher and student (...), alpha, beta >= 0, not both 0; arXiv:2505.04560.
+
+    -1 / (alpha beta) sum(teacher^alpha student^beta - alpha / (alpha + beta) teacher^(alpha + beta)
+    - beta / (alpha + beta) student^(alpha + beta)), continued to alpha = 0 and beta = 0 by its limits (Cichocki et al.,
+    Entropy 13, 2011). (1, 0) is the forward KL, (0, 1) the reverse KL, (1, 1) half the squared distance.
+    """
+    teacher, student = teacher_logits.log_softmax(dim=-1), student_logits.log_softmax(dim=-1)
+    if beta == 0:
+        return _power_divergence(teacher, student, alpha)
+    if alpha == 0:
+        return _power_divergence(student, teacher, beta)
+    total = alpha + beta
+    cross = (alpha * teacher + beta * student).exp()
+    own = (alpha * (total * teacher).exp() + beta * (total * student).exp()) / total
+    return (own - cross).sum(dim=-1) / (alpha * beta)
+
+
+def _power_divergence(first: Tensor, second: Tensor, order: float) -> Tensor:
+    """Return sum(first^a (a log first - a log second) - first^a + second^a) / a^2 of log-probabilities (..., V)."""
+    first_power, second_power = (order * first).exp(), (order * second).exp()
+    terms = first_power * order * (first - second) - first_power + second_power
+    return terms.sum(dim=-1) / order**2
+
+
+def _mixed(first: Tensor, second: Tensor, share: float) -> Tensor:
+    """Return log(share first + (1 - share) second) of log-probabilities."""
+    if share == 0:
+        return second
+    return torch.logaddexp(math.log(share) + first, math.log1p(-share) + second)
+
+
+_BY_NAME: dict[str, Callable[..., Tensor]] = {
+    function.__name__: function
+    for function in (
+        forward_kl,
+        reverse_kl,
+        skewed_forward_kl,
+        skewed_reverse_kl,
+        jsd,
+        adaptive_kl,
+        total_variation,
+        alpha_beta,
+    )
+}
+
+
+def named_divergence(name: str, **parameters: float) -> Divergence:
+    """Return the divergence of that name with its parameters bound."""
+    return partial(_BY_NAME[name], **parameters)
 
 
 def cross_entropy(target_logits: Tensor, student_logits: Tensor) -> Tensor:

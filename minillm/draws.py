@@ -20,6 +20,9 @@ class Stream(IntEnum):
     MINIBATCH_ORDER = 5
     WARMUP_ORDER = 6
     PROMPT_ORDER = 7
+    REFILL_ORDER = 8
+    SOURCES = 9
+    REPLAY = 10
 
 
 def generator(seed: int, stream: Stream, *key: int) -> np.random.Generator:

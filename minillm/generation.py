@@ -21,6 +21,7 @@ class Decoding:
     seed: of the draws; None decodes greedily.
     step: keys the draws beside the seed, so that every phase of a run draws anew.
     batch_size: rows decoded together; changes no token of one model, but which rows share component draws of a mixture.
+    top_k, top_p: truncation of sampling; 0 and 1 = off.
     max_tokens: response length at most, the end token included.
     """
 
@@ -28,6 +29,8 @@ class Decoding:
     step: int
     batch_size: int
     temperature: float
+    top_k: int
+    top_p: float
     max_tokens: int
     end_id: int
     pad_id: int
@@ -58,6 +61,8 @@ def generate_responses(
             uniforms=_uniforms(batch, decoding),
             teacher_picks=_teacher_picks(decoding, start, teacher_mix_alpha),
             temperature=decoding.temperature,
+            top_k=decoding.top_k,
+            top_p=decoding.top_p,
             end_id=decoding.end_id,
             pad_id=decoding.pad_id,
         )

@@ -1,7 +1,7 @@
 """The surrogate loss of MiniLLM on the response tokens of a minibatch (arXiv:2306.08543, equations 4-8).
 
-Shapes: N response tokens, V vocabulary. Every loss is a sum; the caller divides by the tokens of the global minibatch,
-so that micro-batch size and accumulation never change the recipe.
+Shapes: N response tokens, V vocabulary. Losses stay one a token; the update divides by the global minibatch, so that
+micro-batch size and accumulation never change the recipe.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from minillm.divergences import cross_entropy, entropy, reverse_kl
 from minillm.logprobs import token_logprobs
-from minillm.types import Experience
+from minillm.types import Experience, TokenLosses
 
 # Keeps exp() finite in float32 (it overflows at 88.7); far outside any clip range, so no clipped gradient changes.
 _MAX_LOG_RATIO = 20.0
@@ -27,18 +27,6 @@ class PolicyTerms:
     advantages: Tensor
     ratios: Tensor
     single_step_weights: Tensor
-
-
-@dataclass(frozen=True)
-class LossSums:
-    """Sums over the N tokens: `loss` carries the gradient, the rest are detached diagnostics."""
-
-    loss: Tensor
-    policy: Tensor
-    reverse_kl: Tensor
-    entropy: Tensor
-    clipped: Tensor
-    log_ratio: Tensor
 
 
 def policy_terms(experience: Experience) -> PolicyTerms:
@@ -57,8 +45,8 @@ def surrogate_loss(
     clip_high: float,
     single_step_weight: float,
     entropy_weight: float,
-) -> LossSums:
-    """Return the summed clipped policy loss plus the single-step reverse KL minus the entropy bonus.
+) -> TokenLosses:
+    """Return, per token, the clipped policy loss plus the single-step reverse KL minus the entropy bonus.
 
     policy_t = max(-A ratio, -A clip(ratio, 1 - clip_low, 1 + clip_high)) with ratio = student / old student, times
     rho_t under `per_token` importance.
@@ -67,18 +55,18 @@ def surrogate_loss(
     ratio = log_ratio.clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO).exp() * terms.ratios
     unclipped = -terms.advantages * ratio
     clipped = -terms.advantages * ratio.clamp(1 - clip_low, 1 + clip_high)
-    policy = torch.maximum(unclipped, clipped).sum()
+    policy = torch.maximum(unclipped, clipped)
     divergence = reverse_kl(student_logits, teacher_logits)
     spread = entropy(student_logits) if entropy_weight else torch.zeros_like(divergence)
-    loss = policy + single_step_weight * (terms.single_step_weights * divergence).sum() - entropy_weight * spread.sum()
-    return LossSums(
-        loss=loss,
-        policy=policy.detach(),
-        reverse_kl=divergence.detach().sum(),
-        entropy=spread.detach().sum(),
-        clipped=(clipped > unclipped).detach().sum(),
-        log_ratio=log_ratio.detach().sum(),
-    )
+    diagnostics = {
+        "policy/loss": policy,
+        "kl/reverse": divergence,
+        "policy/clipped_frac": (clipped > unclipped).to(policy.dtype),
+        "policy/log_ratio": log_ratio,
+        "policy/entropy": spread,
+    }
+    loss = policy + single_step_weight * terms.single_step_weights * divergence - entropy_weight * spread
+    return TokenLosses(loss, {name: values.detach() for name, values in diagnostics.items()})
 
 
 def language_model_loss(

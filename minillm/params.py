@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
@@ -73,5 +73,7 @@ def _suggestion(location: tuple[Any, ...]) -> str:
 def _known_keys(parents: tuple[Any, ...]) -> list[str]:
     section: Any = Params
     for part in parents:
-        section = section.model_fields[part].annotation
+        # A section with variants is told apart by its name, which stands in the location like a key.
+        variants = [kind for kind in get_args(section) if part in get_args(kind.model_fields["name"].annotation)]
+        section = variants[0] if variants else section.model_fields[part].annotation
     return list(section.model_fields)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from minillm.device import Compute
 from minillm.generation import Decoding, all_responses, generate_responses
 from minillm.logprobs import head_logits, mixture_logprobs, response_hidden, token_logprobs
 from minillm.prompts import pad_left, pad_right
-from minillm.types import Rollout
+from minillm.types import Rollout, ScoredTexts, Texts
 
 
 @dataclass(frozen=True)
@@ -38,32 +38,62 @@ def collect_rollout(
     teacher_mix_alpha: float,
     score_batch_size: int,
     compute: Compute,
+    first_row_id: int = 0,
 ) -> Rollout:
     """Return one response per prompt, in the prompts' order, with the log-probabilities the update needs.
 
-    The row's place in `prompts` keys its draws.
+    The row's place in `prompts`, counted from `first_row_id`, keys its draws.
     """
+    row_ids = range(first_row_id, first_row_id + len(prompts))
     responses = all_responses(
-        generate_responses(actors.sampler, prompts, range(len(prompts)), decoding, actors.teacher, teacher_mix_alpha)
+        generate_responses(actors.sampler, prompts, row_ids, decoding, actors.teacher, teacher_mix_alpha)
     )
-    parts = *pad_left(prompts, decoding.pad_id), *pad_right(responses, decoding.pad_id)
-    tensors = [part.to(compute.device) for part in parts]
-    scores = _Scores.empty(tensors[3], actors.teacher.config.hidden_size, compute)
-    order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]) + len(responses[row]))
-    for start in range(0, len(order), score_batch_size):
-        rows = torch.tensor(order[start : start + score_batch_size], device=compute.device)
-        scores.fill(actors, tensors, rows, decoding.temperature, compute)
-    prompt_ids, prompt_mask, response_ids, response_mask = tensors
+    texts = padded_texts(prompts, responses, decoding.pad_id, compute)
+    scores = _Scores.empty(texts.response_mask, _state_size(actors.teacher), compute)
+    for rows in _by_length(texts, score_batch_size):
+        scores.fill(actors, texts, rows, decoding.temperature, compute)
     return Rollout(
-        prompt_ids=prompt_ids,
-        prompt_mask=prompt_mask,
-        response_ids=response_ids,
-        response_mask=response_mask,
+        **vars(texts),
         old_logprobs=scores.student,
         teacher_logprobs=scores.teacher,
         behavior_logprobs=mixture_logprobs(scores.teacher, scores.student, teacher_mix_alpha),
         teacher_hidden=scores.teacher_hidden,
     )
+
+
+def padded_texts(
+    prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], pad_id: int, compute: Compute
+) -> Texts:
+    """Return prompts and responses as padded tensors on the device."""
+    parts = *pad_left(prompts, pad_id), *pad_right(responses, pad_id)
+    return Texts(*(part.to(compute.device) for part in parts))
+
+
+@torch.no_grad()
+def scored_by_teacher(teacher: Any, texts: Texts, batch_size: int, compute: Compute) -> ScoredTexts:
+    """Return the texts with the teacher's states, from one pass over each."""
+    shape = *texts.response_mask.shape, _state_size(teacher)
+    states = torch.zeros(shape, dtype=compute.dtype, device=compute.device)
+    for rows in _by_length(texts, batch_size):
+        hidden = _states(teacher, texts.select(rows), compute)
+        states[rows, : hidden.shape[1]] = hidden.to(compute.dtype)
+    return ScoredTexts(**vars(texts), teacher_hidden=states)
+
+
+def _state_size(model: Any) -> int:
+    """Return the width of the states that the head reads; some models project theirs down first (OPT-350m)."""
+    return int(model.get_output_embeddings().weight.shape[1])
+
+
+def _by_length(texts: Texts, batch_size: int) -> Iterator[Tensor]:
+    """Yield row numbers, rows of similar length together."""
+    order = (texts.prompt_mask.sum(dim=1) + texts.response_mask.sum(dim=1)).argsort(stable=True)
+    yield from order.split(batch_size)
+
+
+def _states(model: Any, part: Texts, compute: Compute) -> Tensor:
+    with compute.autocast():
+        return response_hidden(model, part.prompt_ids, part.prompt_mask, part.response_ids, part.response_mask)
 
 
 @dataclass(frozen=True)
@@ -80,22 +110,15 @@ class _Scores:
         return _Scores(student, teacher, hidden)
 
     @torch.no_grad()
-    def fill(self, actors: Actors, tensors: list[Tensor], rows: Tensor, temperature: float, compute: Compute) -> None:
+    def fill(self, actors: Actors, texts: Texts, rows: Tensor, temperature: float, compute: Compute) -> None:
         """Score the given rows with both models, in the arithmetic of the update."""
-        prompt_ids, prompt_mask, response_ids, response_mask = trimmed([part[rows] for part in tensors])
-        num_tokens = response_ids.shape[1]
+        part = texts.select(rows)
+        mask, num_tokens = part.response_mask, part.response_ids.shape[1]
         for model, logprobs in ((actors.student, self.student), (actors.teacher, self.teacher)):
+            hidden = _states(model, part, compute)
             with compute.autocast():
-                hidden = response_hidden(model, prompt_ids, prompt_mask, response_ids, response_mask)
-                logits = head_logits(model, hidden[response_mask]) / temperature
-            values = logprobs.new_zeros(response_ids.shape)
-            values[response_mask] = token_logprobs(logits, response_ids[response_mask])
+                logits = head_logits(model, hidden[mask]) / temperature
+            values = logprobs.new_zeros(mask.shape)
+            values[mask] = token_logprobs(logits, part.response_ids[mask])
             logprobs[rows, :num_tokens] = values
         self.teacher_hidden[rows, :num_tokens] = hidden.to(compute.dtype)
-
-
-def trimmed(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Return prompt ids, prompt mask, response ids and response mask without columns that are all padding."""
-    prompt_ids, prompt_mask, response_ids, response_mask = tensors
-    prompt, response = prompt_mask.any(dim=0), response_mask.any(dim=0)
-    return [prompt_ids[:, prompt], prompt_mask[:, prompt], response_ids[:, response], response_mask[:, response]]

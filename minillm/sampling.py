@@ -17,6 +17,7 @@ from torch.nn.functional import pad
 from transformers import DynamicCache
 
 from minillm.logprobs import head_logits, position_ids
+from minillm.truncation import truncated
 from minillm.types import PromptBatch
 
 _BLOCK = 256  # tokens per block of the two-level cumulative distribution
@@ -73,6 +74,8 @@ def sample_responses(
     uniforms: Tensor | None,
     teacher_picks: list[bool],
     temperature: float,
+    top_k: int,
+    top_p: float,
     end_id: int,
     pad_id: int,
 ) -> Responses:
@@ -80,7 +83,7 @@ def sample_responses(
 
     uniforms: (B, T) draws in [0, 1) for the inverse cumulative distribution; None decodes greedily.
     teacher_picks: per position, whether the teacher supplies the distribution (`teacher` may be None if it never does).
-    temperature: applied inside each model.
+    temperature, top_k, top_p: applied inside each model, before mixing.
     """
     decoders = [_Decoder(student, prompts)]
     if any(teacher_picks):
@@ -92,7 +95,10 @@ def sample_responses(
     running = torch.ones_like(active, dtype=torch.bool)
     for position, teacher_picked in enumerate(teacher_picks):
         logits = decoders[int(teacher_picked)].next_logits() / temperature
-        token_ids = logits.argmax(dim=-1) if uniforms is None else draw_tokens(logits, uniforms[active, position])
+        if uniforms is None:
+            token_ids = logits.argmax(dim=-1)
+        else:
+            token_ids = draw_tokens(truncated(logits, top_k, top_p), uniforms[active, position])
         token_ids = torch.where(running, token_ids, pad_id)
         ids[active, position], mask[active, position] = token_ids, running
         running = running & (token_ids != end_id)

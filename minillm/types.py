@@ -1,6 +1,6 @@
 """The records that pass between the parts of the library.
 
-Shapes: B batch, P prompt, T response, H hidden.
+Shapes: B batch, P prompt, T response, H hidden, N response tokens of a batch.
 """
 
 from __future__ import annotations
@@ -27,31 +27,47 @@ class PromptBatch:
 
 
 @dataclass(frozen=True)
-class Rollout:
-    """Sampled responses and what was known when they were sampled; log-probabilities in nats, float32.
+class Texts:
+    """Responses to prompts, whoever wrote them.
 
     prompt_ids, prompt_mask: (B, P), padded on the left.
     response_ids, response_mask: (B, T), padded on the right; the mask is true through the first end token.
-    old_logprobs: (B, T), the student's, of the sampled tokens.
-    teacher_logprobs: (B, T), the teacher's.
-    behavior_logprobs: (B, T), of the distribution that sampled.
-    teacher_hidden: (B, T, H), the states from which the teacher's head predicts each response token.
     """
 
     prompt_ids: Tensor
     prompt_mask: Tensor
     response_ids: Tensor
     response_mask: Tensor
-    old_logprobs: Tensor
-    teacher_logprobs: Tensor
-    behavior_logprobs: Tensor
-    teacher_hidden: Tensor
 
     def select(self, rows: Tensor) -> Self:
         """Return the given rows, without columns that are padding in all of them."""
         prompt, response = self.prompt_mask[rows].any(dim=0), self.response_mask[rows].any(dim=0)
         columns = {item.name: prompt if item.name.startswith("prompt") else response for item in fields(self)}
         return type(self)(**{name: getattr(self, name)[rows][:, kept] for name, kept in columns.items()})
+
+
+@dataclass(frozen=True)
+class ScoredTexts(Texts):
+    """Texts that the teacher has read.
+
+    teacher_hidden: (B, T, H), the states from which the teacher's head predicts each response token.
+    """
+
+    teacher_hidden: Tensor
+
+
+@dataclass(frozen=True)
+class Rollout(ScoredTexts):
+    """Sampled responses and what was known when they were sampled; log-probabilities in nats, float32.
+
+    old_logprobs: (B, T), the student's, of the sampled tokens.
+    teacher_logprobs: (B, T), the teacher's.
+    behavior_logprobs: (B, T), of the distribution that sampled.
+    """
+
+    old_logprobs: Tensor
+    teacher_logprobs: Tensor
+    behavior_logprobs: Tensor
 
 
 @dataclass(frozen=True)
@@ -66,6 +82,18 @@ class Experience(Rollout):
     advantages: Tensor
     ratios: Tensor
     single_step_weights: Tensor
+
+
+@dataclass(frozen=True)
+class TokenLosses:
+    """What a method makes of N response tokens, one value each.
+
+    loss: (N,), carries the gradient; the update takes its mean over the global minibatch.
+    diagnostics: metric name to (N,) detached values, logged as means over the tokens.
+    """
+
+    loss: Tensor
+    diagnostics: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)

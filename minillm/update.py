@@ -1,128 +1,100 @@
-"""The update of a phase: inner epochs of clipped policy steps, each with its language-model batch."""
+"""The update of a phase: inner epochs of optimizer steps on its texts, each with its language-model batch."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from minillm.config import DistillConfig
-from minillm.device import Compute
 from minillm.draws import Stream, permutation
-from minillm.logprobs import head_logits, response_hidden
-from minillm.objective import LossSums, language_model_loss, policy_terms, surrogate_loss
+from minillm.logprobs import head_logits
+from minillm.methods.interface import Method, Run
+from minillm.objective import language_model_loss
 from minillm.optimization import make_optimizer, optimizer_step
-from minillm.rollout import Actors
 from minillm.schedules import warmed_up_rate
-from minillm.types import Experience
-
-_METRICS = {
-    "loss": "train/loss",
-    "policy": "policy/loss",
-    "reverse_kl": "kl/reverse",
-    "clipped": "policy/clipped_frac",
-    "log_ratio": "policy/log_ratio",
-    "entropy": "policy/entropy",
-}
+from minillm.types import Texts
 
 
 class Updater:
     """Holds what outlives a phase: the optimizer and the number of its steps."""
 
-    def __init__(self, actors: Actors, corpus: Tensor, config: DistillConfig, seed: int, compute: Compute) -> None:
-        self._actors, self._corpus, self._config = actors, corpus, config
-        self._seed, self._compute = seed, compute
+    def __init__(self, run: Run, method: Method) -> None:
+        optimizer = run.config.optimizer
+        self._run, self._method, self._recipe = run, method, method.recipe
         self._optimizer = make_optimizer(
-            actors.student,
-            beta1=config.optimizer.beta1,
-            beta2=config.optimizer.beta2,
-            weight_decay=config.optimizer.weight_decay,
+            run.actors.student, beta1=optimizer.beta1, beta2=optimizer.beta2, weight_decay=optimizer.weight_decay
         )
         self._num_steps = 0
 
-    def update(self, experience: Experience, phase: int) -> dict[str, float]:
+    def update(self, texts: Texts, phase: int) -> dict[str, float]:
         """Run the inner epochs of a phase (from 1); the returned means are those of the first epoch."""
-        size, num_rows = self._config.optimizer.minibatch_size, len(experience.response_ids)
+        size, num_rows = self._run.config.optimizer.minibatch_size, len(texts.response_ids)
         sums: dict[str, float] = defaultdict(float)
-        for epoch in range(self._config.inner_epochs):
-            key = (phase - 1) * self._config.inner_epochs + epoch
-            order = permutation(self._seed, Stream.MINIBATCH_ORDER, key, num_rows)
+        for epoch in range(self._recipe.inner_epochs):
+            key = (phase - 1) * self._recipe.inner_epochs + epoch
+            order = permutation(self._run.seed, Stream.MINIBATCH_ORDER, key, num_rows)
             for start in range(0, num_rows, size):
-                metrics = self._step(experience, order[start : start + size])
+                rows = order[start : start + size]
+                metrics = self._step(texts, rows)
                 for name, value in metrics.items() if epoch == 0 else ():
-                    sums[name] += value * size / num_rows
+                    sums[name] += value * len(rows) / num_rows
         return dict(sums)
 
-    def _step(self, experience: Experience, rows: list[int]) -> dict[str, float]:
-        """Accumulate the gradient of one global minibatch and apply it; means are over its response tokens."""
-        num_tokens = int(experience.response_mask[rows].sum())
+    def _step(self, texts: Texts, rows: list[int]) -> dict[str, float]:
+        """Accumulate the gradient of one global minibatch and apply it; metrics are means over its response tokens."""
+        mask = texts.response_mask[rows]
+        num_tokens, total_weight = int(mask.sum()), float(token_weights(mask, self._recipe.averaging).sum())
         metrics: dict[str, float] = defaultdict(float)
-        for micro_rows in self._micro_batches(experience, rows):
-            sums = self._losses(experience.select(micro_rows))
-            (sums.loss / num_tokens).backward()
-            for field, name in _METRICS.items():
-                metrics[name] += float(getattr(sums, field).detach()) / num_tokens
-        metrics["train/language_model_loss"] = self._language_model_backward()
-        weight = self._config.objective.language_model_weight
-        metrics["train/loss"] += weight * metrics["train/language_model_loss"]
+        for micro_rows in self._micro_batches(texts, rows):
+            part = texts.select(micro_rows)
+            losses = self._method.token_losses(part)
+            weights = token_weights(part.response_mask, self._recipe.averaging)[part.response_mask]
+            loss = (weights * losses.loss).sum() / total_weight
+            loss.backward()
+            metrics["train/loss"] += float(loss.detach())
+            for name, values in losses.diagnostics.items():
+                metrics[name] += float(values.sum()) / num_tokens
+        if self._recipe.language_model_weight > 0:
+            language_model = self._language_model_backward()
+            metrics["train/language_model_loss"] = language_model
+            metrics["train/loss"] += self._recipe.language_model_weight * language_model
         return metrics | self._apply(metrics["train/loss"])
 
-    def _micro_batches(self, experience: Experience, rows: list[int]) -> Iterator[Tensor]:
+    def _micro_batches(self, texts: Texts, rows: list[int]) -> Iterator[Tensor]:
         """Yield rows of similar length together; which rows share a forward pass changes no loss."""
-        lengths = experience.response_mask.sum(dim=1) + experience.prompt_mask.sum(dim=1)
+        lengths = texts.response_mask.sum(dim=1) + texts.prompt_mask.sum(dim=1)
         ordered = sorted(rows, key=lambda row: int(lengths[row]))
-        size = self._config.optimizer.micro_batch_size
+        size = self._run.config.optimizer.micro_batch_size
         for start in range(0, len(ordered), size):
-            yield torch.tensor(ordered[start : start + size], device=experience.response_ids.device)
-
-    def _losses(self, part: Experience) -> LossSums:
-        mask, objective = part.response_mask, self._config.objective
-        temperature = self._config.rollout.temperature
-        with self._compute.autocast():
-            hidden = response_hidden(self._actors.student, part.prompt_ids, part.prompt_mask, part.response_ids, mask)
-            student_logits = head_logits(self._actors.student, hidden[mask]) / temperature
-            with torch.no_grad():
-                teacher_logits = head_logits(self._actors.teacher, part.teacher_hidden[mask]) / temperature
-        return surrogate_loss(
-            student_logits,
-            teacher_logits,
-            part.response_ids[mask],
-            policy_terms(part),
-            clip_low=objective.clip_low,
-            clip_high=objective.clip_high,
-            single_step_weight=objective.single_step_weight,
-            entropy_weight=objective.entropy_weight,
-        )
+            yield torch.tensor(ordered[start : start + size], device=texts.response_ids.device)
 
     def _language_model_backward(self) -> float:
         """Add the gradient of the weighted language-model loss and return the loss in nats per token."""
-        objective = self._config.objective
-        if objective.language_model_weight == 0:
-            return 0.0
-        blocks = self._corpus_blocks()
-        targets, share = blocks[:, 1:], objective.language_model_teacher_share
-        with self._compute.autocast():
-            student_logits = _block_logits(self._actors.student, blocks)
+        run, blocks = self._run, self._corpus_blocks()
+        targets, share = blocks[:, 1:], run.config.objective.language_model_teacher_share
+        with run.compute.autocast():
+            student_logits = _block_logits(run.actors.student, blocks)
             with torch.no_grad():
-                teacher_logits = _block_logits(self._actors.teacher, blocks) if share else None
+                teacher_logits = _block_logits(run.actors.teacher, blocks) if share else None
         loss = language_model_loss(student_logits, targets, teacher_logits, share) / targets.numel()
-        (objective.language_model_weight * loss).backward()
+        (self._recipe.language_model_weight * loss).backward()
         return float(loss.detach())
 
     def _corpus_blocks(self) -> Tensor:
         """Return the next blocks (K, L) of shuffled epochs over the corpus."""
-        size, num_blocks = self._config.optimizer.language_model_batch_size, len(self._corpus)
+        corpus = self._run.data.corpus
+        size, num_blocks = self._run.config.optimizer.language_model_batch_size, len(corpus)
         rows = [
-            permutation(self._seed, Stream.CORPUS_ORDER, index // num_blocks, num_blocks)[index % num_blocks]
+            permutation(self._run.seed, Stream.CORPUS_ORDER, index // num_blocks, num_blocks)[index % num_blocks]
             for index in range(self._num_steps * size, (self._num_steps + 1) * size)
         ]
-        return self._corpus[rows].to(self._compute.device)
+        return corpus[rows].to(self._run.compute.device)
 
     def _apply(self, loss: float) -> dict[str, float]:
-        config = self._config.optimizer
+        config = self._run.config.optimizer
         rate = warmed_up_rate(
             self._num_steps,
             self._num_steps + 1,
@@ -133,7 +105,7 @@ class Updater:
         )
         self._num_steps += 1
         norm = optimizer_step(
-            self._actors.student,
+            self._run.actors.student,
             self._optimizer,
             learning_rate=rate,
             gradient_clip=config.gradient_clip,
@@ -141,6 +113,12 @@ class Updater:
             loss=loss,
         )
         return {"optim/lr": rate, "optim/gradient_norm": norm}
+
+
+def token_weights(response_mask: Tensor, averaging: Literal["token", "response"]) -> Tensor:
+    """Return what each token (B, T) counts in the minibatch's mean: the same, or the same for each response."""
+    kept = response_mask.to(torch.float32)
+    return kept if averaging == "token" else kept / kept.sum(dim=1, keepdim=True)
 
 
 def _block_logits(model: Any, blocks: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from minillm.evaluation.distance import mean_reverse_kl, summed_reverse_kl
 from minillm.evaluation.rouge import mean_rouge_l
 from minillm.generation import Decoding, all_responses, generate_responses
 from minillm.rollout import Actors
+from minillm.sft import validation_loss
 
 
 def validation_scores(
@@ -21,7 +22,9 @@ def validation_scores(
     score_batch_size: int,
     compute: Compute,
 ) -> dict[str, float]:
-    """Return `validation/rougeL` in points and `validation/reverse_kl` in nats per token.
+    """Return `validation/rougeL` in points, `validation/reverse_kl` and `validation/loss` in nats per token.
+
+    The loss is the negative log-likelihood of the held-out responses.
 
     The draws are the same at every call, so that successive values differ by the student alone.
     """
@@ -38,7 +41,9 @@ def validation_scores(
         pad_id=decoding.pad_id,
         compute=compute,
     )
+    loss = validation_loss(actors.student, rows, batch_size=score_batch_size, pad_id=decoding.pad_id, compute=compute)
     return {
+        "validation/loss": loss,
         "validation/rougeL": mean_rouge_l(texts, [row.references for row in rows]),
         "validation/reverse_kl": mean_reverse_kl(parts),
         "validation/length_mean": sum(map(len, responses)) / len(responses),

@@ -54,7 +54,8 @@ def _quieten_libraries() -> None:
     """Keep other libraries' notices and telemetry out, and bound how long their idle threads spin."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # docs/decisions/arithmetic.md
-    logging.getLogger("absl").setLevel(logging.WARNING)
+    for name in ("absl", "httpx"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _dispatch(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Stage distill: MiniLLM from the warmed-up student and the frozen teacher; publishes the best checkpoint."""
+"""Stage distill: the student learns from the teacher by the method of the params; publishes the best checkpoint."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from minillm.config import DistillConfig, RuntimeConfig
+from minillm.config import RuntimeConfig
 from minillm.dataset import longest_text, read_corpus, read_examples
 from minillm.device import choose_compute
-from minillm.distiller import DistillData
+from minillm.distill_config import DistillConfig
 from minillm.distiller import distill as distillation
+from minillm.distiller import make_actors
 from minillm.generation import Decoding
+from minillm.methods.interface import DistillData, Run
 from minillm.models import check_context, load_saved, num_parameters
 from minillm.tokenizers import load_saved_tokenizer
 from minillm.validation import validation_scores
+from tasks.answers import black_box_answers
 from tasks.storage import (
     CORPUS_PATH,
     METRICS_DIR,
@@ -41,35 +44,33 @@ def run(seed: int, runtime: RuntimeConfig, distill: DistillConfig, tracker: Trac
     """Write the distilled student, its curve, and its validation scores before training and at the best phase."""
     compute = choose_compute(runtime.device, runtime.precision, runtime.num_threads)
     tokenizer = load_saved_tokenizer(WARMUP_DIR)
+    train, validation = read_examples(TRAIN_PATH), read_examples(VALIDATION_PATH, distill.validation.num_rows)
+    answers = black_box_answers(distill, train, seed)
     student = load_saved(WARMUP_DIR, torch.float32, compute.device)
     teacher = load_saved(TEACHER_DIR, compute.dtype, compute.device)
     sizes = [num_parameters(model) / 1e6 for model in (student, teacher)]
-    _log.info("distill: %.1f M <- %.1f M parameters; %s", *sizes, compute)
-    train, validation = read_examples(TRAIN_PATH), read_examples(VALIDATION_PATH, distill.validation.num_rows)
+    _log.info("distill: %s, %.1f M <- %.1f M parameters; %s", distill.method, *sizes, compute)
     for name, model in (("student", student), ("teacher", teacher)):
         check_context(model, longest_text([*train, *validation], distill.rollout.max_response_tokens), name)
     tracker.dataset("train", TRAIN_PATH)
-    end_id, pad_id = tokenizer.eos_token_id, tokenizer.pad_token_id
+    setup = Run(
+        make_actors(student, teacher, compute),
+        DistillData(train, torch.tensor(read_corpus(CORPUS_PATH)), answers),
+        distill,
+        seed,
+        _decoding(distill, seed, tokenizer.eos_token_id, tokenizer.pad_token_id),
+        tokenizer,
+        compute,
+    )
     validate = partial(
         validation_scores,
         rows=validation,
         tokenizer=tokenizer,
-        decoding=Decoding(
-            seed=seed,
-            step=0,
-            batch_size=distill.rollout.batch_size,
-            temperature=distill.rollout.temperature,
-            max_tokens=distill.rollout.max_response_tokens,
-            end_id=end_id,
-            pad_id=pad_id,
-        ),
+        decoding=setup.decoding,
         score_batch_size=distill.optimizer.micro_batch_size,
         compute=compute,
     )
-    data = DistillData([row.prompt_ids for row in train], torch.tensor(read_corpus(CORPUS_PATH)))
-    reports = distillation(
-        student, teacher, data, validate, config=distill, seed=seed, end_id=end_id, pad_id=pad_id, compute=compute
-    )
+    reports = distillation(setup, validate)
     curve = publish_best(
         "distill", reports, student, tokenizer, num_steps=distill.num_phases, published_dir=STUDENT_DIR, tracker=tracker
     )
@@ -78,6 +79,21 @@ def run(seed: int, runtime: RuntimeConfig, distill: DistillConfig, tracker: Trac
     write_json(METRICS_DIR / "distill.json", {**scores, "best_step": int(best_row(curve)["step"])})
     tracker.summary({f"distill/{when}_{name}": value for when, row in scores.items() for name, value in row.items()})
     tracker.model("student", STUDENT_DIR)
+
+
+def _decoding(config: DistillConfig, seed: int, end_id: int, pad_id: int) -> Decoding:
+    rollout = config.rollout
+    return Decoding(
+        seed=seed,
+        step=0,
+        batch_size=rollout.batch_size,
+        temperature=rollout.temperature,
+        top_k=rollout.top_k,
+        top_p=rollout.top_p,
+        max_tokens=rollout.max_response_tokens,
+        end_id=end_id,
+        pad_id=pad_id,
+    )
 
 
 def _scores(row: dict[str, float]) -> dict[str, float]:

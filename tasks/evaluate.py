@@ -15,6 +15,7 @@ from minillm.dataset import Example, read_examples
 from minillm.device import Compute, choose_compute
 from minillm.errors import UserError
 from minillm.evaluation.distance import mean_reverse_kl, summed_reverse_kl
+from minillm.evaluation.diversity import distinct_share
 from minillm.evaluation.rouge import mean_rouge_l
 from minillm.generation import Decoding, all_responses, generate_responses
 from minillm.models import check_context, load_saved
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _MODELS = {"teacher": TEACHER_DIR, "warmup": WARMUP_DIR, "student": STUDENT_DIR}
 _GREEDY = "greedy"
+_SCORES = ("rougeL", "length_mean", "eos_rate", "distinct_4")
 
 Decoded = dict[str, list[list[int]]]  # name of the decoding -> response ids, a row each
 
@@ -88,6 +90,8 @@ def _decode(label: str, model: Any, rows: list[Example], tokenizer: Any, config:
             step=0,
             batch_size=config.batch_size,
             temperature=config.temperature,
+            top_k=config.top_k,
+            top_p=config.top_p,
             max_tokens=config.max_response_tokens,
             end_id=tokenizer.eos_token_id,
             pad_id=tokenizer.pad_token_id,
@@ -102,7 +106,7 @@ def _scores(decoded: Decoded, rows: list[Example], tokenizer: Any) -> dict[str, 
     """Return the mean over sampling seeds (with the standard deviation of Rouge-L) and the greedy scores."""
     per_decoding = {name: _decoding_scores(responses, rows, tokenizer) for name, responses in decoded.items()}
     greedy = per_decoding.pop(_GREEDY, None)
-    columns = {key: [scores[key] for scores in per_decoding.values()] for key in ("rougeL", "length_mean", "eos_rate")}
+    columns = {key: [scores[key] for scores in per_decoding.values()] for key in _SCORES}
     sampled = {key: statistics.fmean(values) for key, values in columns.items()}
     values = columns["rougeL"]
     sampled["rougeL_std"] = statistics.stdev(values) if len(values) > 1 else 0.0
@@ -117,6 +121,7 @@ def _decoding_scores(responses: list[list[int]], rows: list[Example], tokenizer:
         "rougeL": mean_rouge_l(texts, [row.references for row in rows]),
         "length_mean": statistics.fmean(map(len, responses)),
         "eos_rate": ended / len(responses),
+        "distinct_4": distinct_share(responses, 4),
     }
 
 

@@ -14,21 +14,23 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from minillm.blackbox import read_answers
 from minillm.config import DataConfig, TeacherModelConfig
 from minillm.data_report import Quarantined, check_corpus, check_splits, data_report
-from minillm.dataset import CORPUS_SCHEMA, EXAMPLE_SCHEMA
+from minillm.dataset import ANSWERS_SCHEMA, CORPUS_SCHEMA, EXAMPLE_SCHEMA, read_examples
 from minillm.encoding import TOKEN_SCHEMA, Encoder, check_template, encoded_rows
 from minillm.packing import PackedCorpus
 from minillm.preparation import SpooledRows, assigned, corpus_table, example_tables, packed_corpus
 from minillm.quarantine import quarantined_rows
 from minillm.rows import ROW_SCHEMA, checked_rows
-from minillm.sources import CORPUS, EVALUATION_PREFIX, Source, open_sources
+from minillm.sources import CORPUS, EVALUATION_PREFIX, Source, data_path, open_sources
 from minillm.splits import Assignment
 from minillm.spool import batched, open_spool, write_spool
 from minillm.tokenizers import load_tokenizer
 from tasks.progress import progress
 from tasks.schemas import check_rows
 from tasks.storage import (
+    ANSWERS_PATH,
     CORPUS_PATH,
     METRICS_DIR,
     PREPARED_DIR,
@@ -49,13 +51,26 @@ _REPORT_PATH = METRICS_DIR / "prepare.json"
 
 def run(seed: int, teacher_model: TeacherModelConfig, data: DataConfig, tracker: Tracker) -> None:
     """Write the prepared splits, the packed corpus, the quarantine and the data report."""
-    sources = open_sources(data, seed)
+    sources, answers_path = open_sources(data, seed), _answers_path(data)
     tokenizer = load_tokenizer(teacher_model.source, teacher_model.location, teacher_model.revision)
     check_template(tokenizer, data.template)
     encoder = Encoder(tokenizer, data.template, data.max_prompt_tokens, seed)
     with tempfile.TemporaryDirectory(prefix="minillm-prepare-") as directory:
         report = _publish(_spooled(sources, encoder, Path(directory)), data)
+    if answers_path is not None:
+        _write_answers(answers_path)
     _record(report, tracker)
+
+
+def _answers_path(data: DataConfig) -> Path | None:
+    return data_path(data.root, "data.answers_file", data.answers_file, [".jsonl"]) if data.answers_file else None
+
+
+def _write_answers(path: Path) -> None:
+    """Write a black-box teacher's answer to every training row; a missing one is an error."""
+    answers = read_answers(path, read_examples(TRAIN_PATH))
+    columns = {"row_id": list(answers), "output": list(answers.values())}
+    _write_parquet(ANSWERS_PATH, ANSWERS_SCHEMA, [pa.table(columns, schema=ANSWERS_SCHEMA)])
 
 
 def _spooled(sources: Sequence[Source], encoder: Encoder, directory: Path) -> SpooledRows:

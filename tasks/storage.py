@@ -14,6 +14,7 @@ PREPARED_DIR = Path("data/prepared")
 TRAIN_PATH = PREPARED_DIR / "train.parquet"
 VALIDATION_PATH = PREPARED_DIR / "validation.parquet"
 EVALUATION_SETS_DIR = PREPARED_DIR / "evaluation"
+ANSWERS_PATH = PREPARED_DIR / "answers.parquet"
 CORPUS_PATH = PREPARED_DIR / "corpus.parquet"
 QUARANTINE_PATH = PREPARED_DIR / "quarantine.jsonl"
 TEACHER_DIR = Path("models/teacher")

@@ -6,7 +6,7 @@ import ast
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("minillm", "tasks", "flows")
+PACKAGES = ("minillm", "tasks", "flows", "benchmarks")
 
 
 def imported_names(path: Path) -> set[str]:

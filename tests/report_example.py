@@ -31,8 +31,8 @@ DISTILL = {
 
 def score(rouge: float, std: float, reverse_kl: float | None) -> dict[str, Any]:
     """Return the scores of one model on one set."""
-    sampled = {"rougeL": rouge, "rougeL_std": std, "length_mean": 13.25, "eos_rate": 0.964}
-    greedy = {"rougeL": rouge + 6.5, "length_mean": 12.0, "eos_rate": 1.0}
+    sampled = {"rougeL": rouge, "rougeL_std": std, "length_mean": 13.25, "eos_rate": 0.964, "distinct_4": 0.871}
+    greedy = {"rougeL": rouge + 6.5, "length_mean": 12.0, "eos_rate": 1.0, "distinct_4": 0.4}
     known = {"num_rows": 250, "sampled": sampled, "greedy": greedy}
     return known if reverse_kl is None else known | {"reverse_kl": reverse_kl}
 

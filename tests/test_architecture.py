@@ -21,6 +21,7 @@ FORBIDDEN = {
     "minillm": {"prefect", "dvc", "mlflow", "tasks", "flows"},
     "tasks": {"prefect", "dvc", "flows"},
     "flows": {"torch", "transformers", "mlflow"},
+    "benchmarks": {"prefect", "dvc", "mlflow", "flows"},
 }
 
 

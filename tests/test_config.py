@@ -49,6 +49,31 @@ def put(path: str, value: Any) -> Callable[[Any], None]:
         ("seed", 1.0, "valid integer (got 1.0)"),
         ("distill.objective.importance", "per-token", "'per_token', 'per_decision' or 'none' (got 'per-token')"),
         ("distill.objective.length_normalize", "yes", "valid boolean (got 'yes')"),
+        ("distill.method", "dpo", "'kd', 'seqkd', 'reverse_kd', 'gkd', 'minillm' or 'grpo' (got 'dpo')"),
+        ("distill.kd.data_weight", 1.5, "less than or equal to 1 (got 1.5)"),
+        ("distill.kd.clip_high", 0.3, "unknown key; known keys: data_weight"),
+        ("distill.gkd.on_policy_share", -0.1, "greater than or equal to 0 (got -0.1)"),
+        ("distill.gkd.divergence", {"name": "jsd", "beta": 1.1}, "jsd.beta"),
+        (
+            "distill.gkd.divergence",
+            {"name": "jsd", "beta": 0.5, "skew": 0.1},
+            "jsd.skew: unknown key; known keys: name, beta",
+        ),
+        (
+            "distill.gkd.divergence",
+            {"name": "forward_kl", "beta": 0.5},
+            "forward_kl.beta: unknown key; known keys: name",
+        ),
+        ("distill.gkd.divergence", {"name": "skewed_reverse_kl", "skew": 1.0}, "less than 1 (got 1.0)"),
+        ("distill.gkd.divergence", {"name": "alpha_beta", "alpha": -0.1, "beta": 0.7}, "alpha_beta.alpha"),
+        ("distill.gkd.divergence", {"name": "alpha_beta", "alpha": 0.0, "beta": 0.0}, "alpha and beta are both 0"),
+        ("distill.gkd.divergence", {"name": "hellinger"}, "'adaptive_kl'"),
+        ("distill.grpo.group_size", 1, "greater than or equal to 2 (got 1)"),
+        ("distill.objective.task_reward", "bleu", "'none' or 'rougeL' (got 'bleu')"),
+        ("distill.rollout.top_p", 0.0, "greater than 0 (got 0.0)"),
+        ("distill.seqkd.endpoint", "ftp://x/v1", "an address that starts with http:// or https://"),
+        ("distill.seqkd.endpoint", "http://me:secret@x/v1", "no user or password in the address"),
+        ("distill.seqkd.key_variable", "a b", "distill.seqkd.key_variable"),
         ("evaluate.sets", ["../x"], "evaluate.sets.0: allowed: letters, digits"),
         ("evaluate.sampling_seeds", [], "at least 1 item"),
         ("evaluate.sampling_seeds", [10, 10], "each seed may stand there once"),
@@ -68,8 +93,12 @@ def test_a_wrong_value_is_one_line_that_names_the_key(path: str, value: Any, exp
     [
         ("teacher.sft.micro_batch_size", 5, "micro_batch_size = 5 does not divide batch_size"),
         ("distill.optimizer.minibatch_size", 48, "optimizer.minibatch_size = 48 does not divide"),
-        ("distill.rollout.group_size", 7, "group_size = 7 does not divide rollouts_per_phase"),
-        ("distill.objective.baseline", "group_mean", "'group_mean' needs at least 2"),
+        ("distill.minillm.group_size", 7, "minillm.group_size = 7 does not divide rollout.rollouts_per_phase"),
+        ("distill.minillm.baseline", "group_mean", "'group_mean' needs at least 2"),
+        ("distill.objective.task_reward_weight", 0.5, "task_reward_weight is unused: task_reward is 'none'"),
+        ("distill.rollout.top_k", 5, "rollout.top_k = 5, top_p = 1.0: method 'minillm' needs 0"),
+        ("distill.objective.max_refills", 2, "max_refills = 2 is unused: minillm.group_size is 1"),
+        ("distill.seqkd.source", "endpoint", "endpoint or endpoint_model is empty"),
         ("teacher_model.source", "path", "location is empty"),
         ("data.source", "path", "train_files is empty"),
         ("data.source", "hub", "hub_name is empty"),
@@ -78,6 +107,45 @@ def test_a_wrong_value_is_one_line_that_names_the_key(path: str, value: Any, exp
 )
 def test_values_that_do_not_fit_together_are_refused(path: str, value: Any, expected: str) -> None:
     assert expected in refused(put(path, value))
+
+
+@pytest.mark.parametrize("method", ["sft", "kd", "seqkd", "reverse_kd", "gkd", "minillm", "grpo"])
+def test_every_method_runs_from_the_delivered_params(method: str) -> None:
+    content = copy.deepcopy(CONTENT)
+    put("distill.method", method)(content)
+    assert parse_params(content, "params.yaml").distill.method == method
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "value", "expected"),
+    [
+        ("grpo", "distill.objective.importance", "per_decision", "method 'grpo' knows per_token and none"),
+        ("grpo", "distill.grpo.group_size", 7, "grpo.group_size = 7 does not divide"),
+        ("grpo", "distill.rollout.top_p", 0.9, "method 'grpo' needs 0 and 1.0"),
+        ("seqkd", "distill.seqkd.source", "file", "data.answers_file is empty"),
+    ],
+)
+def test_knobs_that_do_not_fit_the_method_are_refused(method: str, path: str, value: Any, expected: str) -> None:
+    def change(content: Any) -> None:
+        put("distill.method", method)(content)
+        put(path, value)(content)
+
+    assert expected in refused(change)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "value"),
+    [
+        ("gkd", "distill.rollout.top_p", 0.9),
+        ("kd", "data.corpus_source", "none"),
+        ("kd", "distill.minillm.group_size", 7),
+    ],
+)
+def test_what_a_method_does_not_read_cannot_refuse_it(method: str, path: str, value: Any) -> None:
+    content = copy.deepcopy(CONTENT)
+    put("distill.method", method)(content)
+    put(path, value)(content)
+    assert parse_params(content, "params.yaml").distill.method == method
 
 
 def test_a_missing_knob_is_named() -> None:

@@ -9,6 +9,7 @@ from minillm.device import Compute
 from minillm.divergences import cross_entropy, entropy, reverse_kl
 from minillm.draws import Stream, component_draws, permutation, token_uniforms
 from minillm.evaluation.distance import mean_reverse_kl, summed_reverse_kl
+from minillm.evaluation.diversity import distinct_share
 from minillm.evaluation.rouge import mean_rouge_l, rouge_l
 from tests import tiny
 
@@ -25,6 +26,12 @@ def test_rouge_l_stems_words_and_takes_the_best_reference() -> None:
 
 def test_an_empty_response_scores_zero() -> None:
     assert rouge_l("", ["something"]) == 0
+
+
+def test_distinct_grams_are_counted_over_all_responses_together() -> None:
+    """Pairs of (1 2 1 2): 12 21 12; of (1 2): 12; of (5): none. Two distinct of four."""
+    assert distinct_share([[1, 2, 1, 2], [1, 2], [5]], 2) == 2 / 4
+    assert distinct_share([[1, 2], []], 4) == 0.0
 
 
 def test_the_mean_is_over_rows_and_lists_of_different_lengths_are_refused() -> None:

@@ -151,12 +151,12 @@ def test_the_command_brings_its_own_server_and_ends_a_failure_without_a_tracebac
 
 @pytest.mark.parametrize("module", ["flows", "flows.local"])
 def test_a_param_out_of_range_ends_in_one_line(root: Path, module: str) -> None:
-    set_param(root, "distill.objective.gamma", 7.0)
+    set_param(root, "distill.minillm.gamma", 7.0)
     environment = child_environment({"PYTHONPATH": str(_REPOSITORY)})
     done = subprocess.run([sys.executable, "-m", module], cwd=root, env=environment, capture_output=True, text=True)
     assert done.returncode == 2
     [line] = done.stderr.splitlines()
-    assert line.startswith("error: params.yaml: distill.objective.gamma: ")
+    assert line.startswith("error: params.yaml: distill.minillm.gamma: ")
 
 
 def test_a_local_run_records_what_ran_how_long_and_its_memory(root: Path) -> None:

@@ -10,8 +10,6 @@ from minillm.logprobs import head_logits, mixture_logprobs, response_hidden, tok
 from minillm.prompts import pad_left, pad_right
 from tests import tiny
 
-MODELS = {"llama": tiny.tiny_llama, "gpt2": tiny.tiny_gpt2}
-
 
 def plain_logprobs(model: Any, prompt: list[int], response: list[int]) -> list[float]:
     """Score one response alone, without padding, through the model's own forward."""
@@ -21,7 +19,7 @@ def plain_logprobs(model: Any, prompt: list[int], response: list[int]) -> list[f
     return [float(logprobs[len(prompt) + step - 1, token]) for step, token in enumerate(response)]
 
 
-@pytest.mark.parametrize("make_model", MODELS.values(), ids=MODELS.keys())
+@pytest.mark.parametrize("make_model", tiny.ARCHITECTURES.values(), ids=tiny.ARCHITECTURES.keys())
 def test_logprobs_on_left_padded_prompts_are_those_of_each_row_alone(make_model: Any) -> None:
     model = make_model(3)
     prompts, responses = tiny.random_rows(5, 1, 9, seed=1), tiny.random_rows(5, 1, 7, seed=2)

@@ -63,9 +63,9 @@ def rows_of(html: str) -> list[list[str]]:
 
 def test_the_headline_table_has_the_evaluated_values() -> None:
     rows = rows_of(page())
-    assert ["Teacher", "134.5 M", "58.13 ± 0.40", "64.63", "-", "13.2", "96.4%"] in rows
-    assert ["Warm-up", "99.1 M", "43.50 ± 0.55", "50.00", "0.613", "13.2", "96.4%"] in rows
-    assert ["Student", "99.1 M", "47.25 ± 0.61", "53.75", "0.422", "13.2", "96.4%"] in rows
+    assert ["Teacher", "134.5 M", "58.13 ± 0.40", "64.63", "-", "13.2", "96.4%", "87.1%"] in rows
+    assert ["Warm-up", "99.1 M", "43.50 ± 0.55", "50.00", "0.613", "13.2", "96.4%", "87.1%"] in rows
+    assert ["Student", "99.1 M", "47.25 ± 0.61", "53.75", "0.422", "13.2", "96.4%", "87.1%"] in rows
 
 
 def test_training_and_data_tables_have_the_stages_values() -> None:
@@ -100,8 +100,8 @@ def test_report_json_is_the_mean_over_the_sets() -> None:
     }
     assert tracker.artifacts == [PAGE]
     rows = rows_of(PAGE.read_text())
-    assert ["Student", "99.1 M", "44.50 ± 0.41", "51.00", "0.500", "13.2", "96.4%"] in rows
-    assert ["Student", "99.1 M", "41.75 ± 0.20", "48.25", "0.578", "13.2", "96.4%"] in rows
+    assert ["Student", "99.1 M", "44.50 ± 0.41", "51.00", "0.500", "13.2", "96.4%", "87.1%"] in rows
+    assert ["Student", "99.1 M", "41.75 ± 0.20", "48.25", "0.578", "13.2", "96.4%", "87.1%"] in rows
 
 
 def test_without_a_greedy_pass_a_sample_is_shown() -> None:
@@ -114,7 +114,7 @@ def test_without_a_greedy_pass_a_sample_is_shown() -> None:
     inputs.write_responses(rows)
     html = page()
     assert "Student, seed-10" in html and "1 sampled" in html
-    assert ["Student", "99.1 M", "47.25 ± 0.61", "-", "0.422", "13.2", "96.4%"] in rows_of(html)
+    assert ["Student", "99.1 M", "47.25 ± 0.61", "-", "0.422", "13.2", "96.4%", "87.1%"] in rows_of(html)
 
 
 @pytest.mark.parametrize("key", ["instruction", "input", "category", "row_id", "references", "responses"])
@@ -197,7 +197,7 @@ def test_as_many_examples_as_asked_and_there_are(num_examples: int, shown: int) 
 
 
 def score(rouge: float, std: float, kl: float) -> Score:
-    return Score(rouge, std, None, kl, 10.0, 1.0)
+    return Score(rouge, std, None, kl, 10.0, 1.0, 0.5)
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ from minillm.generation import Decoding, all_responses, generate_responses
 from minillm.logprobs import head_logits, response_hidden
 from minillm.prompts import pad_left, pad_right
 from minillm.sampling import draw_tokens, sample_responses
+from minillm.truncation import truncated
 from minillm.types import PromptBatch
-from tests import tiny
+from tests import tiny, tiny_run
 
 CHI_SQUARE_Z = 4.5  # a false alarm in 300,000 runs; the draws are fixed, so a pass stays a pass
 
@@ -41,6 +42,8 @@ def sample(
     picks: list[bool],
     uniforms: Tensor | None,
     temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
 ) -> Any:
     return sample_responses(
         student,
@@ -49,6 +52,8 @@ def sample(
         uniforms=uniforms,
         teacher_picks=picks,
         temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
         end_id=tiny.END_ID,
         pad_id=tiny.PAD_ID,
     )
@@ -107,6 +112,49 @@ def test_two_tokens_drawn_through_components_follow_the_mixture_jointly(alpha: f
     assert chi_square_z(torch.bincount(torch.tensor(after), minlength=tiny.NUM_TOKENS), mixed) < CHI_SQUARE_Z
 
 
+def truncated_distribution(model: Any, ids: list[int], temperature: float, top_k: int, top_p: float) -> Tensor:
+    """Return the truncated distribution, token by token from the likeliest on, in plain Python."""
+    with torch.no_grad():
+        full = (model(torch.tensor([ids])).logits[0, -1].double() / temperature).softmax(-1).tolist()
+    order = sorted(range(len(full)), key=lambda token: -full[token])[: top_k or len(full)]
+    reachable, kept, total = sum(full[token] for token in order), [], 0.0
+    for token in order:
+        if total >= top_p * reachable:
+            break
+        kept.append(token)
+        total += full[token]
+    return torch.tensor([full[token] / total if token in kept else 0.0 for token in range(len(full))])
+
+
+@pytest.mark.parametrize(
+    ("alpha", "temperature", "top_k", "top_p"),
+    [(0.0, 0.7, 0, 0.8), (0.2, 1.3, 20, 1.0), (0.5, 1.0, 0, 0.6), (0.3, 0.8, 40, 0.9), (0.2, 2.0, 1, 1.0)],
+)
+def test_temperature_and_truncation_apply_to_both_models_before_mixing(
+    alpha: float, temperature: float, top_k: int, top_p: float
+) -> None:
+    student, teacher, prompt = tiny.tiny_llama(1), tiny.tiny_gpt2(2), [5, 9, 11]
+    tokens = []
+    for row in range(4_000):
+        picks = component_draws(3, 0, row, 1, alpha) if alpha else [False]
+        uniforms = token_uniforms(4, 0, [row], 1)
+        out = sample(student, teacher, [prompt], picks, uniforms, temperature, top_k, top_p)
+        tokens.append(int(out.response_ids[0, 0]))
+    shape = temperature, top_k, top_p
+    mixed = alpha * truncated_distribution(teacher, prompt, *shape)
+    mixed = mixed + (1 - alpha) * truncated_distribution(student, prompt, *shape)
+    counts = torch.bincount(torch.tensor(tokens), minlength=tiny.NUM_TOKENS)
+    assert int(counts[mixed == 0].sum()) == 0
+    assert chi_square_z(counts, mixed) < CHI_SQUARE_Z
+
+
+def test_truncation_keeps_at_least_the_likeliest_token_and_exactly_k_among_equals() -> None:
+    equal = torch.zeros(1, 10)
+    assert int(torch.isfinite(truncated(equal, 3, 1.0)).sum()) == 3
+    assert torch.isfinite(truncated(torch.tensor([[0.0, 5.0, 1.0]]), 0, 1e-9)).tolist() == [[False, True, False]]
+    assert torch.equal(truncated(equal, 0, 1.0), equal) and torch.equal(truncated(equal, 99, 1.0), equal)
+
+
 def test_the_chi_square_test_can_fail() -> None:
     student, teacher = tiny.tiny_llama(1), tiny.tiny_gpt2(2)
     prompt = [5, 9, 11]
@@ -117,7 +165,8 @@ def test_the_chi_square_test_can_fail() -> None:
     assert chi_square_z(torch.bincount(tokens, minlength=tiny.NUM_TOKENS), wrong) > CHI_SQUARE_Z
 
 
-@pytest.mark.parametrize(("make_model", "temperature"), [(tiny.tiny_llama, 1.0), (tiny.tiny_gpt2, 0.6)])
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize("make_model", tiny.ARCHITECTURES.values(), ids=tiny.ARCHITECTURES.keys())
 def test_every_token_is_the_draw_from_a_plain_forward_of_the_picked_model(make_model: Any, temperature: float) -> None:
     """Deferred forwards, padding, retired rows: none of it may change the distribution a token is drawn from."""
     student, teacher = make_model(1), make_model(2)
@@ -180,9 +229,7 @@ def test_the_response_mask_is_true_through_the_first_end_token_only() -> None:
 
 
 def decoding(batch_size: int, seed: int | None) -> Decoding:
-    return Decoding(
-        seed=seed, step=1, batch_size=batch_size, temperature=1.0, max_tokens=15, end_id=tiny.END_ID, pad_id=tiny.PAD_ID
-    )
+    return tiny_run.decoding(seed=seed, step=1, batch_size=batch_size, max_tokens=15)
 
 
 @pytest.mark.parametrize("seed", [7, None], ids=["sampled", "greedy"])

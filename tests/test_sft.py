@@ -14,16 +14,9 @@ from minillm.draws import Stream, permutation
 from minillm.schedules import scheduled_value, warmed_up_rate
 from minillm.sft import fine_tune, summed_loss, untuned, validation_loss
 from tests import tiny
+from tests.tiny_run import examples as rows
 
 CPU = Compute(torch.device("cpu"), torch.float32)
-
-
-def rows(num_rows: int, seed: int) -> list[Example]:
-    prompts, responses = tiny.random_rows(num_rows, 2, 9, seed), tiny.random_rows(num_rows, 1, 6, seed + 1)
-    return [
-        Example(index, "", "", [""], "", prompt, [*response, tiny.END_ID])
-        for index, (prompt, response) in enumerate(zip(prompts, responses, strict=True))
-    ]
 
 
 def settings(**changes: Any) -> SftConfig:

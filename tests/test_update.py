@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,41 +10,38 @@ import torch
 from torch import Tensor
 
 from minillm.advantages import normalized_advantages, with_advantages
-from minillm.config import DistillConfig
-from minillm.device import Compute
-from minillm.distiller import BestMetric, phase_prompts, refresh_sampler
+from minillm.distill_config import DistillConfig
+from minillm.distiller import BestMetric, refresh_sampler
 from minillm.divergences import reverse_kl
 from minillm.errors import NonFiniteError
-from minillm.generation import Decoding
 from minillm.logprobs import head_logits, response_hidden, token_logprobs
-from minillm.params import load_params
+from minillm.methods import make_method
+from minillm.methods.interface import Run, phase_indices
+from minillm.methods.policy import minillm_credit
 from minillm.rollout import Actors, collect_rollout
 from minillm.types import Experience, Rollout
 from minillm.update import Updater
 from tests import tiny
-from tests.imports import ROOT
+from tests.tiny_run import CPU, DEFAULTS, changed, corpus, decoding, examples, tiny_run
 
-CPU = Compute(torch.device("cpu"), torch.float32)
-CONFIG = load_params(ROOT / "params.yaml").distill
 ALPHA = 0.3
 
 
-def config(**optimizer: Any) -> DistillConfig:
-    """Return small batches and one inner epoch; keyword arguments change the optimizer section."""
-    sizes = {"minibatch_size": 6, "micro_batch_size": 6, "language_model_batch_size": 2, **optimizer}
-    return CONFIG.model_copy(
-        update={
-            "inner_epochs": 1,
-            "optimizer": CONFIG.optimizer.model_copy(update={"num_warmup_steps": 0, "learning_rate": 1e-2, **sizes}),
-            "rollout": CONFIG.rollout.model_copy(update={"rollouts_per_phase": 6}),
-        }
-    )
+def config(optimizer: Mapping[str, Any] | None = None, **sections: Any) -> DistillConfig:
+    """Return small batches and one inner epoch; arguments change the optimizer's and other sections."""
+    sizes = {"minibatch_size": 6, "micro_batch_size": 6, "language_model_batch_size": 2}
+    steps = {"num_warmup_steps": 0, "learning_rate": 1e-2}
+    base = changed(DEFAULTS, {"inner_epochs": 1, "rollout": {"rollouts_per_phase": 6}, "optimizer": sizes | steps})
+    return changed(base, {**sections, "optimizer": optimizer or {}})
 
 
-def decoding(temperature: float) -> Decoding:
-    return Decoding(
-        seed=5, step=1, batch_size=4, temperature=temperature, max_tokens=9, end_id=tiny.END_ID, pad_id=tiny.PAD_ID
-    )
+def run_of(models: Actors, settings: DistillConfig) -> Run:
+    return tiny_run(settings, models.student, models.teacher, examples(6, seed=3), seed=1)
+
+
+def updater_of(models: Actors, settings: DistillConfig) -> Updater:
+    run = run_of(models, settings)
+    return Updater(run, make_method(run))
 
 
 def actors(make_model: Any = tiny.tiny_llama) -> Actors:
@@ -55,7 +54,7 @@ def rollout_of(models: Actors, temperature: float = 1.0) -> Rollout:
     return collect_rollout(
         models,
         prompts,
-        decoding(temperature),
+        decoding(step=1, temperature=temperature, max_tokens=9),
         teacher_mix_alpha=ALPHA,
         score_batch_size=3,
         compute=CPU,
@@ -69,11 +68,11 @@ def experience_of(models: Actors) -> Experience:
     for row, length in enumerate((9, 2, 5, 1, 9, 7)):
         mask[row, length:] = False
     ragged = Rollout(**{**vars(rollout), "response_mask": mask})
-    return with_advantages(ragged, objective=CONFIG.objective, group_size=1)
+    return with_advantages(ragged, minillm_credit(DEFAULTS))
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-@pytest.mark.parametrize("make_model", [tiny.tiny_llama, tiny.tiny_gpt2])
+@pytest.mark.parametrize("make_model", tiny.ARCHITECTURES.values(), ids=tiny.ARCHITECTURES.keys())
 def test_recorded_logprobs_are_recomputed_row_by_row_from_plain_forwards(make_model: Any, temperature: float) -> None:
     models = actors(make_model)
     rollout = rollout_of(models, temperature)
@@ -116,8 +115,7 @@ def test_the_kept_teacher_states_give_the_teachers_distribution() -> None:
 def gradients(models: Actors, settings: DistillConfig, experience: Experience) -> list[torch.Tensor]:
     """Return the gradient of one global minibatch, taken from the production update before it is applied."""
     student = copy.deepcopy(models.student)
-    corpus = torch.tensor(tiny.random_rows(4, 12, 12, seed=9))
-    updater = Updater(Actors(student, student, models.teacher), corpus, settings, seed=1, compute=CPU)
+    updater = updater_of(Actors(student, student, models.teacher), settings)
     taken: list[torch.Tensor] = []
 
     def keep(loss: float) -> dict[str, float]:
@@ -138,7 +136,7 @@ def test_micro_batch_size_changes_no_gradient(micro_batch_size: int) -> None:
     models = actors()
     experience = experience_of(models)
     whole = gradients(models, config(), experience)
-    split = gradients(models, config(micro_batch_size=micro_batch_size), experience)
+    split = gradients(models, config({"micro_batch_size": micro_batch_size}), experience)
     assert largest_difference(whole, split) < 1e-6 * max(float(g.abs().max()) for g in whole) + 1e-6
 
 
@@ -180,13 +178,7 @@ def test_the_gradient_is_that_of_the_loss_written_plainly(
     """One sequence at a time, without padding or chunks: means over the tokens of the whole minibatch."""
     models = actors()
     changes = {"entropy_weight": entropy_weight, "language_model_teacher_share": teacher_share}
-    base, experience = config(), experience_of(models)
-    settings = base.model_copy(
-        update={
-            "objective": base.objective.model_copy(update=changes),
-            "rollout": base.rollout.model_copy(update={"temperature": temperature}),
-        }
-    )
+    settings, experience = config(objective=changes, rollout={"temperature": temperature}), experience_of(models)
     produced = gradients(models, settings, experience)
     student = copy.deepcopy(models.student)
     num_tokens = int(experience.response_mask.sum())
@@ -203,8 +195,7 @@ def test_the_gradient_is_that_of_the_loss_written_plainly(
         policy = torch.maximum(-advantages * ratio, -advantages * ratio.clamp(0.8, 1.2)).sum()
         spread = -(own.softmax(-1) * own.log_softmax(-1)).sum()
         total = total + (policy + reverse_kl(own, other).sum() - entropy_weight * spread) / num_tokens
-    corpus = torch.tensor(tiny.random_rows(4, 12, 12, seed=9))
-    blocks = Updater(Actors(student, student, models.teacher), corpus, settings, 1, CPU)._corpus_blocks()
+    blocks = updater_of(Actors(student, student, models.teacher), settings)._corpus_blocks()
     output = student(blocks, labels=blocks)
     with torch.no_grad():
         wanted = models.teacher(blocks).logits[:, :-1].softmax(-1)
@@ -219,7 +210,7 @@ def test_the_gradient_is_that_of_the_loss_written_plainly(
 def test_a_step_towards_the_teacher_lowers_the_exact_divergence() -> None:
     models = actors()
     experience = experience_of(models)
-    updater = Updater(models, torch.tensor(tiny.random_rows(4, 12, 12, seed=9)), config(learning_rate=1e-3), 1, CPU)
+    updater = updater_of(models, config({"learning_rate": 1e-3}))
     before = updater.update(experience, 1)["kl/reverse"]
     for _ in range(4):
         after = updater.update(experience, 1)["kl/reverse"]
@@ -231,15 +222,18 @@ def test_a_non_finite_gradient_stops_before_any_weight_changes() -> None:
     experience = experience_of(models)
     bad = Experience(**{**vars(experience), "advantages": experience.advantages + float("nan")})
     weights = copy.deepcopy(models.student.state_dict())
-    updater = Updater(models, torch.tensor(tiny.random_rows(4, 12, 12, seed=9)), config(), 1, CPU)
+    updater = updater_of(models, config())
     with pytest.raises(NonFiniteError, match="step 1"):
         updater.update(bad, 1)
     assert all(torch.equal(weights[name], value) for name, value in models.student.state_dict().items())
 
 
-def statistics_of(returns: Tensor, mask: Tensor, baseline: Any, scale: Any, group_size: int) -> Tensor:
-    options = {"baseline": baseline, "scale": scale, "group_size": group_size}
-    return normalized_advantages(returns, mask, baseline_weights=torch.ones_like(returns), **options)
+def statistics_of(
+    returns: Tensor, mask: Tensor, baseline: Any, scale: Any, group_size: int, returns_from: Any = "next"
+) -> Tensor:
+    changes = {"baseline": baseline, "scale": scale, "group_size": group_size, "returns_from": returns_from}
+    credit = replace(minillm_credit(DEFAULTS), **changes)
+    return normalized_advantages(returns, mask, credit, baseline_weights=torch.ones_like(returns))
 
 
 def test_statistics_of_advantages_leave_padding_out() -> None:
@@ -259,6 +253,14 @@ def test_group_statistics_are_those_of_consecutive_rows() -> None:
     assert result.squeeze(1).tolist() == pytest.approx([-1, 1, -1, 1])
 
 
+def test_statistics_of_whole_responses_count_each_response_once() -> None:
+    """Rewards 2 (three tokens) and 8 (one token): mean 5, not 3.5; standard deviation 3, by hand."""
+    returns = torch.tensor([[2.0, 2.0, 2.0], [8.0, 0.0, 0.0]])
+    mask = torch.tensor([[True, True, True], [True, False, False]])
+    result = statistics_of(returns, mask, "group_mean", "std", 2, returns_from="response")
+    assert result.tolist() == [[-1, -1, -1], [1, 0, 0]]
+
+
 def test_a_group_without_signal_gives_zero_not_a_crash() -> None:
     returns = torch.full((2, 2), 3.0)
     mask = torch.ones(2, 2, dtype=torch.bool)
@@ -267,9 +269,7 @@ def test_a_group_without_signal_gives_zero_not_a_crash() -> None:
 
 
 def test_phases_pass_through_every_prompt_before_repeating_one() -> None:
-    prompts = [[index] for index in range(10)]
-    seen = [phase_prompts(prompts, 4, phase=phase, seed=3) for phase in (1, 2, 3, 4, 5)]
-    flat = [prompt[0] for part in seen for prompt in part]
+    flat = [index for phase in (1, 2, 3, 4, 5) for index in phase_indices(10, 4, phase=phase, seed=3)]
     assert sorted(flat[:10]) == sorted(flat[10:]) == list(range(10))
     assert flat[:10] != flat[10:] and flat[:10] != list(range(10))
 
@@ -291,10 +291,9 @@ def test_the_best_metric_is_lowest_divergence_or_highest_rouge_and_never_nan() -
 
 
 def test_successive_steps_read_successive_blocks_of_the_corpus() -> None:
-    models, corpus = actors(), torch.tensor(tiny.random_rows(4, 12, 12, seed=9))
-    updater = Updater(models, corpus, config(), seed=1, compute=CPU)
+    updater = updater_of(actors(), config())
     seen = []
     for step in range(2):
         updater._num_steps = step
         seen += updater._corpus_blocks().tolist()
-    assert sorted(seen) == sorted(corpus.tolist())
+    assert sorted(seen) == sorted(corpus().tolist())

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 NUM_TOKENS = 300  # more than one block of the two-level draw
 END_ID = 0
@@ -40,6 +54,58 @@ def tiny_gpt2(seed: int, num_layers: int = 2) -> Any:
         attn_implementation="eager",
     )
     return _seeded(GPT2LMHeadModel, config, seed)
+
+
+def tiny_opt(seed: int, num_layers: int = 2) -> Any:
+    """Return a random OPT whose states are projected down before the head, as in OPT-350m."""
+    config = OPTConfig(
+        vocab_size=NUM_TOKENS,
+        hidden_size=32,
+        ffn_dim=64,
+        word_embed_proj_dim=16,
+        num_hidden_layers=num_layers,
+        num_attention_heads=4,
+        max_position_embeddings=128,
+        init_std=0.3,
+        pad_token_id=1,
+        attn_implementation="eager",
+    )
+    return _seeded(OPTForCausalLM, config, seed)
+
+
+def _llama_like(config_kind: Any, model_kind: Any, **changes: Any) -> Callable[..., Any]:
+    def make(seed: int, num_layers: int = 2) -> Any:
+        config = config_kind(
+            vocab_size=NUM_TOKENS,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=num_layers,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=8,
+            max_position_embeddings=128,
+            initializer_range=0.3,
+            attn_implementation="eager",
+            **changes,
+        )
+        return _seeded(model_kind, config, seed)
+
+    return make
+
+
+tiny_qwen2 = _llama_like(Qwen2Config, Qwen2ForCausalLM)
+tiny_qwen3 = _llama_like(Qwen3Config, Qwen3ForCausalLM)
+# Soft caps on attention and head, and a sliding window shorter than the texts of the tests.
+tiny_gemma2 = _llama_like(Gemma2Config, Gemma2ForCausalLM, sliding_window=6, final_logit_softcapping=3.0)
+
+ARCHITECTURES = {
+    "llama": tiny_llama,
+    "gpt2": tiny_gpt2,
+    "opt": tiny_opt,
+    "qwen2": tiny_qwen2,
+    "qwen3": tiny_qwen3,
+    "gemma2": tiny_gemma2,
+}
 
 
 def _seeded(kind: Any, config: Any, seed: int) -> Any:

@@ -72,6 +72,7 @@ class Score:
     reverse_kl: float | None
     length_tokens: float
     eos_rate: float
+    distinct_4: float
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,7 @@ def _score(evaluate: Document, model: str, set_name: str) -> Score:
         reverse_kl=evaluate.number(model, set_name, "reverse_kl") if is_student else None,
         length_tokens=evaluate.number(*sampled, "length_mean"),
         eos_rate=evaluate.number(*sampled, "eos_rate"),
+        distinct_4=evaluate.number(*sampled, "distinct_4"),
     )
 
 
@@ -167,6 +169,7 @@ def _mean(scores: list[Score]) -> Score:
         reverse_kl=optional_mean([score.reverse_kl for score in scores]),
         length_tokens=mean([score.length_tokens for score in scores]),
         eos_rate=mean([score.eos_rate for score in scores]),
+        distinct_4=mean([score.distinct_4 for score in scores]),
     )
 
 

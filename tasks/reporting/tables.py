@@ -32,6 +32,7 @@ def _score_table(content: ReportContent, scores: Mapping[str, Score]) -> str:
         "Reverse KL",
         "Mean length",
         "End-token rate",
+        "Distinct 4-grams",
     ]
     rows = []
     for model in MODELS:
@@ -45,6 +46,7 @@ def _score_table(content: ReportContent, scores: Mapping[str, Score]) -> str:
                 _optional(score.reverse_kl, ".3f"),
                 f"{score.length_tokens:.1f}",
                 f"{score.eos_rate:.1%}",
+                f"{score.distinct_4:.1%}",
             ]
         )
     return _table(header, rows, chosen=len(rows) - 1)

@@ -1,0 +1,1 @@
+"""Small experiments beside the pipeline: python -m benchmarks.NAME."""

@@ -1,0 +1,108 @@
+"""What every method of distillation is to the training loop, and what it may draw on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from minillm.dataset import Example
+from minillm.device import Compute
+from minillm.distill_config import DistillConfig
+from minillm.draws import Stream, permutation
+from minillm.generation import Decoding
+from minillm.logprobs import head_logits, response_hidden
+from minillm.rollout import Actors
+from minillm.types import ScoredTexts, Texts, TokenLosses
+
+
+@dataclass(frozen=True)
+class DistillData:
+    """What a run learns from.
+
+    rows: the training rows.
+    corpus: packed plain-text blocks (K, L) for the language-model loss; may be empty when its weight is 0.
+    answers: a black-box teacher's response texts by `row_id`, for seqkd; otherwise empty.
+    """
+
+    rows: Sequence[Example]
+    corpus: Tensor
+    answers: Mapping[int, str]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of the stage: its models, data and settings. `decoding.step` is set anew for every phase."""
+
+    actors: Actors
+    data: DistillData
+    config: DistillConfig
+    seed: int
+    decoding: Decoding
+    tokenizer: Any
+    compute: Compute
+
+    def decoding_of(self, phase: int) -> Decoding:
+        """Return how the responses of a phase (from 1) are drawn."""
+        return replace(self.decoding, step=phase)
+
+    def progress(self, phase: int) -> float:
+        """Return where in the run a phase lies: 0 for the first, 1 for the last."""
+        return (phase - 1) / max(self.config.num_phases - 1, 1)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the update treats what a method collects.
+
+    inner_epochs: passes over the texts of a phase.
+    averaging: the mean over the tokens of the global minibatch, or over its responses' own means.
+    language_model_weight: 0 for methods without that loss.
+    """
+
+    inner_epochs: int
+    averaging: Literal["token", "response"]
+    language_model_weight: float
+
+
+class Method(Protocol):
+    """Collects texts phase by phase and says what each of their tokens costs."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """Return how the update treats the texts."""
+
+    def collect(self, phase: int) -> tuple[Texts, Mapping[str, float]]:
+        """Return the texts of a phase (from 1), scored as the losses need, and metrics about them."""
+
+    def token_losses(self, part: Any) -> TokenLosses:
+        """Return the losses of some of the collected rows, token by token."""
+
+    def observe(self, scores: Mapping[str, float]) -> None:
+        """Take notice of validation scores."""
+
+
+def phase_indices(num_rows: int, num_picked: int, *, phase: int, seed: int) -> list[int]:
+    """Return the rows of a phase (from 1): consecutive pieces of epochs, each epoch shuffled anew."""
+    first = (phase - 1) * num_picked
+    places = [divmod(index, num_rows) for index in range(first, first + num_picked)]
+    orders = {epoch: permutation(seed, Stream.PROMPT_ORDER, epoch, num_rows) for epoch, _ in places}
+    return [orders[epoch][place] for epoch, place in places]
+
+
+def student_logits(run: Run, part: Texts, temperature: float) -> Tensor:
+    """Return logits (N, V) of the student at the response tokens, with gradient."""
+    model, mask = run.actors.student, part.response_mask
+    with run.compute.autocast():
+        hidden = response_hidden(model, part.prompt_ids, part.prompt_mask, part.response_ids, mask)
+        return head_logits(model, hidden[mask]) / temperature
+
+
+@torch.no_grad()
+def teacher_logits(run: Run, part: ScoredTexts, temperature: float) -> Tensor:
+    """Return logits (N, V) of the teacher at the response tokens, from its kept states."""
+    with run.compute.autocast():
+        return head_logits(run.actors.teacher, part.teacher_hidden[part.response_mask]) / temperature

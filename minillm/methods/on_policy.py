@@ -1,0 +1,81 @@
+"""Method gkd: a divergence to the teacher on the student's own samples (GKD, DistiLLM, ABKD)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from minillm.divergences import Divergence
+from minillm.generation import all_responses, generate_responses
+from minillm.methods.interface import Recipe, Run, phase_indices, student_logits, teacher_logits
+from minillm.methods.replay import OnPolicyShare, ReplayBuffer, Sample, drawn_sources
+from minillm.rollout import padded_texts, scored_by_teacher
+from minillm.types import ScoredTexts, TokenLosses
+
+
+class GeneralizedDistillation:
+    """A token-level divergence on data and on student samples (GKD, arXiv:2306.13649, algorithm 1).
+
+    The share of student samples is drawn row by row, not batch by batch: the same expectation with less variance.
+    With a replay buffer, a student row is sampled anew with a probability that falls linearly from 1 to 0 over the run,
+    and otherwise drawn from the buffer (DistiLLM's adaptive off-policy scheme, arXiv:2402.03898, section 3.2).
+    """
+
+    def __init__(self, run: Run, divergence: Divergence) -> None:
+        config = run.config
+        self._run, self._divergence = run, divergence
+        self._share = OnPolicyShare(config.gkd.on_policy_share, config.gkd.share_step)
+        self._buffer = ReplayBuffer(config.gkd.replay_capacity)
+        self.recipe = Recipe(config.inner_epochs, averaging="token", language_model_weight=0.0)
+
+    def observe(self, scores: Mapping[str, float]) -> None:
+        """Let the share follow the validation loss."""
+        self._share.observe(scores)
+
+    def collect(self, phase: int) -> tuple[ScoredTexts, Mapping[str, float]]:
+        """Return rows of data, fresh samples and replayed samples, with the teacher's states."""
+        run = self._run
+        indices = phase_indices(len(run.data.rows), run.config.rollout.rollouts_per_phase, phase=phase, seed=run.seed)
+        sources = drawn_sources(len(indices), self._share.value, self._fresh_share(phase), seed=run.seed, phase=phase)
+        data = [Sample(indices[place], run.data.rows[indices[place]].response_ids) for place in sources.data]
+        fresh = self._sampled(phase, sources.fresh, indices)
+        self._buffer.add(fresh)
+        replayed = self._buffer.draw(len(sources.replayed), seed=run.seed, phase=phase)
+        metrics = {
+            "rollout/on_policy_share": self._share.value,
+            "rollout/fresh_rows": float(len(fresh)),
+            "rollout/replayed_rows": float(len(replayed)),
+        }
+        return self._scored([*data, *fresh, *replayed]), metrics | self._lengths(fresh)
+
+    def _fresh_share(self, phase: int) -> float:
+        """Return 1 without a buffer, and as long as it is empty."""
+        return 1.0 if not len(self._buffer) else 1.0 - self._run.progress(phase)
+
+    def _sampled(self, phase: int, places: Sequence[int], indices: Sequence[int]) -> list[Sample]:
+        run = self._run
+        if not places:
+            return []
+        prompts = [run.data.rows[indices[place]].prompt_ids for place in places]
+        responses = all_responses(generate_responses(run.actors.sampler, prompts, places, run.decoding_of(phase)))
+        return [Sample(indices[place], response) for place, response in zip(places, responses, strict=True)]
+
+    def _scored(self, samples: Sequence[Sample]) -> ScoredTexts:
+        run = self._run
+        prompts = [run.data.rows[sample.index].prompt_ids for sample in samples]
+        responses = [sample.response_ids for sample in samples]
+        texts = padded_texts(prompts, responses, run.decoding.pad_id, run.compute)
+        return scored_by_teacher(run.actors.teacher, texts, run.config.optimizer.micro_batch_size, run.compute)
+
+    def _lengths(self, samples: Sequence[Sample]) -> dict[str, float]:
+        if not samples:
+            return {}
+        ended = sum(self._run.decoding.end_id in sample.response_ids for sample in samples)
+        total = sum(len(sample.response_ids) for sample in samples)
+        return {"response/length_mean": total / len(samples), "response/end_rate": ended / len(samples)}
+
+    def token_losses(self, part: ScoredTexts) -> TokenLosses:
+        """Return the divergence at every token; no gradient passes through the sampling."""
+        temperature = self._run.config.rollout.temperature
+        logits = student_logits(self._run, part, temperature)
+        loss = self._divergence(logits, teacher_logits(self._run, part, temperature))
+        return TokenLosses(loss, {"train/divergence": loss.detach()})

@@ -1,0 +1,91 @@
+"""Methods that learn from texts fixed in advance: sft, seqkd, kd and reverse_kd."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from minillm.divergences import Divergence
+from minillm.logprobs import token_logprobs
+from minillm.methods.interface import Recipe, Run, phase_indices, student_logits, teacher_logits
+from minillm.methods.writers import Writer
+from minillm.rollout import padded_texts, scored_by_teacher
+from minillm.types import ScoredTexts, Texts, TokenLosses
+
+
+class _Supervised:
+    """Takes as many rows in a phase as other methods update on, each once: updates are equal, rows fresh."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self.recipe = Recipe(inner_epochs=1, averaging="token", language_model_weight=0.0)
+
+    def observe(self, scores: Mapping[str, float]) -> None:
+        """Nothing adapts."""
+
+    def _rows(self, phase: int) -> list[int]:
+        config = self._run.config
+        num_rows = config.rollout.rollouts_per_phase * config.inner_epochs
+        return phase_indices(len(self._run.data.rows), num_rows, phase=phase, seed=self._run.seed)
+
+    def _texts(self, indices: Sequence[int], responses: Sequence[Sequence[int]]) -> Texts:
+        prompts = [self._run.data.rows[index].prompt_ids for index in indices]
+        return padded_texts(prompts, responses, self._run.decoding.pad_id, self._run.compute)
+
+    def _data(self, phase: int) -> Texts:
+        indices = self._rows(phase)
+        return self._texts(indices, [self._run.data.rows[index].response_ids for index in indices])
+
+
+class FineTuning(_Supervised):
+    """Supervised fine-tuning (sft), or sequence-level distillation on a teacher's texts (seqkd, arXiv:1606.07947)."""
+
+    def __init__(self, run: Run, writer: Writer | None = None) -> None:
+        super().__init__(run)
+        self._writer = writer
+
+    def collect(self, phase: int) -> tuple[Texts, Mapping[str, float]]:
+        """Return rows of the data, or their prompts with the writer's responses."""
+        if self._writer is None:
+            return self._data(phase), {}
+        indices = self._rows(phase)
+        responses = self._writer(phase, indices)
+        ended = sum(self._run.decoding.end_id in response for response in responses)
+        metrics = {
+            "response/length_mean": sum(map(len, responses)) / len(responses),
+            "response/end_rate": ended / len(responses),
+        }
+        return self._texts(indices, responses), metrics
+
+    def token_losses(self, part: Texts) -> TokenLosses:
+        """Return the negative log-likelihood of every token."""
+        logits = student_logits(self._run, part, temperature=1.0)
+        loss = -token_logprobs(logits, part.response_ids[part.response_mask])
+        return TokenLosses(loss, {"train/data_loss": loss.detach()})
+
+
+class WordLevel(_Supervised):
+    """Word-level distillation on the data: a divergence to the teacher, mixed with the likelihood of the data.
+
+    kd: the forward KL (arXiv:1606.07947); reverse_kd: the reverse KL.
+    """
+
+    def __init__(self, run: Run, divergence: Divergence, data_weight: float) -> None:
+        super().__init__(run)
+        self._divergence, self._data_weight = divergence, data_weight
+
+    def collect(self, phase: int) -> tuple[ScoredTexts, Mapping[str, float]]:
+        """Return rows of the data with the teacher's states."""
+        run = self._run
+        texts = scored_by_teacher(
+            run.actors.teacher, self._data(phase), run.config.optimizer.micro_batch_size, run.compute
+        )
+        return texts, {}
+
+    def token_losses(self, part: ScoredTexts) -> TokenLosses:
+        """Return (1 - data_weight) divergence + data_weight negative log-likelihood; the latter at temperature 1."""
+        run, temperature = self._run, self._run.config.rollout.temperature
+        logits = student_logits(run, part, temperature=1.0)
+        divergence = self._divergence(logits / temperature, teacher_logits(run, part, temperature))
+        data_loss = -token_logprobs(logits, part.response_ids[part.response_mask])
+        loss = (1 - self._data_weight) * divergence + self._data_weight * data_loss
+        return TokenLosses(loss, {"train/divergence": divergence.detach(), "train/data_loss": data_loss.detach()})

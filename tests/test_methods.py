@@ -1,0 +1,311 @@
+"""Each method of the family on tiny models: where its texts come from and what its tokens cost, written plainly."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from minillm.distill_config import DistillConfig
+from minillm.distiller import distill
+from minillm.divergences import forward_kl, named_divergence, reverse_kl
+from minillm.generation import all_responses, generate_responses
+from minillm.methods import make_method
+from minillm.methods.interface import Run, phase_indices
+from minillm.methods.replay import OnPolicyShare, ReplayBuffer, Sample, drawn_sources
+from minillm.types import Texts
+from minillm.update import Updater, token_weights
+from tests import tiny
+from tests.tiny_run import DEFAULTS, changed, decoding, examples, tiny_run
+
+ROWS = examples(10, seed=3)
+TEMPERATURE = 0.7
+
+
+def settings(method: str, **sections: Any) -> DistillConfig:
+    base = {
+        "method": method,
+        "num_phases": 3,
+        "inner_epochs": 2,
+        "rollout": {"rollouts_per_phase": 8, "batch_size": 4, "max_response_tokens": 6, "temperature": TEMPERATURE},
+        "optimizer": {"minibatch_size": 4, "micro_batch_size": 2, "language_model_batch_size": 1},
+        "grpo": {"group_size": 4},
+    }
+    return changed(changed(DEFAULTS, base), sections)
+
+
+def run_of(config: DistillConfig, **options: Any) -> Run:
+    return tiny_run(config, tiny.tiny_llama(1), tiny.tiny_llama(2, num_layers=3), ROWS, **options)
+
+
+def pairs_of(texts: Texts) -> list[tuple[list[int], list[int]]]:
+    """Return (prompt, response) of every row."""
+    return [
+        (ids[mask].tolist(), response[kept].tolist())
+        for ids, mask, response, kept in zip(
+            texts.prompt_ids, texts.prompt_mask, texts.response_ids, texts.response_mask, strict=True
+        )
+    ]
+
+
+def plain_logits(model: Any, prompt: list[int], response: list[int]) -> Tensor:
+    """Return the logits that predict each response token, from one row without padding."""
+    return model(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1]
+
+
+def plain_loss(run: Run, texts: Texts, loss_of: Any) -> Tensor:
+    """Return the mean over tokens of loss_of(student logits, teacher logits, ids), row after row."""
+    losses = []
+    for prompt, response in pairs_of(texts):
+        with torch.no_grad():
+            teacher = plain_logits(run.actors.teacher, prompt, response)
+        losses.append(loss_of(plain_logits(run.actors.student, prompt, response), teacher, torch.tensor(response)))
+    return torch.cat(losses).mean()
+
+
+def data_loss(student: Tensor, ids: Tensor) -> Tensor:
+    return torch.nn.functional.cross_entropy(student, ids, reduction="none")
+
+
+def first_step_gradient(run: Run, texts: Texts) -> list[Tensor]:
+    """Return the gradient that the production update makes of all the texts as one minibatch."""
+    updater = Updater(run, make_method(run))
+    taken: list[Tensor] = []
+
+    def keep(loss: float) -> dict[str, float]:
+        taken.extend(parameter.grad.clone() for parameter in run.actors.student.parameters())
+        run.actors.student.zero_grad()
+        return {}
+
+    updater._apply = keep  # type: ignore[method-assign]
+    updater._step(texts, list(range(len(texts.response_ids))))
+    return taken
+
+
+LOSSES = {
+    "sft": lambda s, t, ids: data_loss(s, ids),
+    "seqkd": lambda s, t, ids: data_loss(s, ids),
+    "kd": lambda s, t, ids: 0.75 * forward_kl(s / TEMPERATURE, t / TEMPERATURE) + 0.25 * data_loss(s, ids),
+    "reverse_kd": lambda s, t, ids: 0.9 * reverse_kl(s / TEMPERATURE, t / TEMPERATURE) + 0.1 * data_loss(s, ids),
+    "gkd": lambda s, t, ids: named_divergence("skewed_reverse_kl", skew=0.1)(s / TEMPERATURE, t / TEMPERATURE),
+}
+KNOBS = {
+    "kd": {"data_weight": 0.25},
+    "reverse_kd": {"data_weight": 0.1},
+    "gkd": {"divergence": {"name": "skewed_reverse_kl", "skew": 0.1}, "on_policy_share": 0.5},
+}
+
+
+@pytest.mark.parametrize("method", sorted(LOSSES))
+def test_the_gradient_is_that_of_the_methods_loss_written_plainly(method: str) -> None:
+    """Micro-batches of 2, padding on both sides, ragged lengths: the mean is over the tokens of all rows."""
+    run = run_of(settings(method, **{method: KNOBS[method]} if method in KNOBS else {}))
+    texts, _ = make_method(run).collect(1)
+    produced = first_step_gradient(run, texts)
+    expected = torch.autograd.grad(plain_loss(run, texts, LOSSES[method]), list(run.actors.student.parameters()))
+    largest = max(float(gradient.abs().max()) for gradient in expected)
+    assert max(float((a - b).abs().max()) for a, b in zip(produced, expected, strict=True)) < 1e-5 * largest
+
+
+@pytest.mark.parametrize("method", ["sft", "kd", "reverse_kd"])
+def test_methods_on_data_take_as_many_fresh_rows_as_others_take_inner_epochs(method: str) -> None:
+    run = run_of(settings(method))
+    texts, _ = make_method(run).collect(1)
+    order = phase_indices(10, 16, phase=1, seed=5)
+    assert pairs_of(texts) == [(ROWS[index].prompt_ids, ROWS[index].response_ids) for index in order]
+    assert Counter(order[:10]) == Counter(range(10))
+    assert make_method(run).recipe.inner_epochs == 1
+
+
+@pytest.mark.parametrize("greedy", [False, True])
+def test_seqkd_learns_from_the_teachers_own_responses_to_the_training_prompts(greedy: bool) -> None:
+    run = run_of(settings("seqkd", seqkd={"greedy": greedy}))
+    texts, metrics = make_method(run).collect(2)
+    prompts = [ROWS[index].prompt_ids for index in phase_indices(10, 16, phase=2, seed=5)]
+    drawn = decoding(seed=None if greedy else 5, step=2, temperature=TEMPERATURE, max_tokens=6)
+    responses = all_responses(generate_responses(run.actors.teacher, prompts, range(16), drawn))
+    assert pairs_of(texts) == list(zip(prompts, responses, strict=True))
+    assert metrics["response/length_mean"] == sum(map(len, responses)) / 16
+
+
+def test_a_black_boxs_texts_are_encoded_ended_and_cut_at_the_limit_without_an_end_token() -> None:
+    answers = {row.row_id: " ".join(["w7"] * (1 + row.row_id)) for row in ROWS}
+    run = run_of(settings("seqkd", seqkd={"source": "file"}), answers=answers)
+    texts, metrics = make_method(run).collect(1)
+    for index, (prompt, response) in zip(phase_indices(10, 16, phase=1, seed=5), pairs_of(texts), strict=True):
+        assert prompt == ROWS[index].prompt_ids
+        assert response == ([7] * (1 + index) + [tiny.END_ID])[:6]
+    ended = [index < 5 for index in phase_indices(10, 16, phase=1, seed=5)]
+    assert metrics["response/end_rate"] == sum(ended) / 16
+
+
+def test_gkd_mixes_data_and_fresh_student_samples_row_by_row() -> None:
+    run = run_of(settings("gkd", gkd={"on_policy_share": 0.5}))
+    texts, metrics = make_method(run).collect(1)
+    order = phase_indices(10, 8, phase=1, seed=5)
+    sources = drawn_sources(8, 0.5, 1.0, seed=5, phase=1)
+    assert sources.data and sources.fresh and not sources.replayed
+    prompts = [ROWS[order[place]].prompt_ids for place in sources.fresh]
+    drawn = decoding(step=1, temperature=TEMPERATURE, max_tokens=6)
+    own = all_responses(generate_responses(run.actors.student, prompts, sources.fresh, drawn))
+    expected = [(ROWS[order[place]].prompt_ids, ROWS[order[place]].response_ids) for place in sources.data]
+    assert pairs_of(texts) == expected + list(zip(prompts, own, strict=True))
+    assert metrics["rollout/fresh_rows"] == len(sources.fresh)
+
+
+def test_sources_are_drawn_with_their_probabilities() -> None:
+    """20,000 draws; the tolerance is five standard deviations."""
+    sources = drawn_sources(20_000, 0.3, 0.25, seed=1, phase=1)
+    for places, share in ((sources.data, 0.7), (sources.fresh, 0.075), (sources.replayed, 0.225)):
+        assert abs(len(places) / 20_000 - share) < 5 * (share * (1 - share) / 20_000) ** 0.5
+    assert sorted(sources.data + sources.fresh + sources.replayed) == list(range(20_000))
+
+
+def test_replayed_rows_are_earlier_samples_and_replace_all_fresh_ones_at_the_end() -> None:
+    run = run_of(settings("gkd", gkd={"on_policy_share": 1.0, "replay_capacity": 64}))
+    method = make_method(run)
+    first, counts = method.collect(1)
+    assert counts["rollout/fresh_rows"] == 8
+    _, counts = method.collect(2)
+    assert 0 < counts["rollout/fresh_rows"] < 8
+    last, counts = method.collect(3)
+    assert counts["rollout/fresh_rows"] == 0 and counts["rollout/replayed_rows"] == 8
+    assert any(pair in pairs_of(first) for pair in pairs_of(last))
+
+
+def test_the_buffer_keeps_the_latest_samples_up_to_its_capacity() -> None:
+    buffer = ReplayBuffer(3)
+    buffer.add([Sample(index, [index]) for index in range(5)])
+    assert {sample.index for sample in buffer.draw(200, seed=1, phase=1)} == {2, 3, 4}
+
+
+def test_the_share_rises_only_when_the_validation_loss_does_and_never_above_one() -> None:
+    share = OnPolicyShare(0.5, 0.3)
+    values = []
+    for loss in (2.0, 1.5, 1.6, 1.6, 1.4, 1.7, 1.8):
+        share.observe({"validation/loss": loss})
+        values.append(share.value)
+    assert values == pytest.approx([0.5, 0.5, 0.8, 0.8, 0.8, 1.0, 1.0])
+
+
+def test_grpo_answers_each_prompt_with_a_group_and_scores_whole_responses() -> None:
+    run = run_of(settings("grpo", objective={"importance": "none"}))
+    experience, _ = make_method(run).collect(1)
+    prompts = [prompt for prompt, _ in pairs_of(experience)]
+    assert prompts[0:4] == [prompts[0]] * 4 and prompts[4:8] == [prompts[4]] * 4 and prompts[0] != prompts[4]
+    mask = experience.response_mask
+    rewards = torch.where(mask, experience.teacher_logprobs - experience.old_logprobs, 0.0).sum(1) / mask.sum(1)
+    for group in (slice(0, 4), slice(4, 8)):
+        part = rewards[group]
+        expected = (part - part.mean()) / part.std(correction=0)
+        assert torch.allclose(experience.advantages[group, 0], expected, atol=1e-5)
+    assert all(
+        torch.allclose(row[kept], row[0].expand(int(kept.sum()))) and not row[~kept].any()
+        for row, kept in zip(experience.advantages, mask, strict=True)
+    )
+
+
+def test_a_task_reward_is_added_with_its_weight_to_every_return() -> None:
+    plain = run_of(settings("minillm", minillm={"baseline": "none"}))
+    weighted = run_of(
+        settings(
+            "minillm",
+            minillm={"baseline": "none"},
+            objective={"task_reward": "rougeL", "task_reward_weight": 0.5},
+        )
+    )
+    before, _ = make_method(plain).collect(1)
+    texts = plain.tokenizer.batch_decode(
+        [ids[kept] for ids, kept in zip(before.response_ids, before.response_mask, strict=True)], True
+    )
+    order = phase_indices(10, 8, phase=1, seed=5)
+    answered = {index: text for index, text in zip(order[:4], texts[:4], strict=True)}
+    rows = [row if row.row_id not in answered else replaced(row, answered[row.row_id]) for row in ROWS]
+    run = tiny_run(weighted.config, weighted.actors.student, weighted.actors.teacher, rows)
+    after, _ = make_method(run).collect(1)
+    gained = after.advantages - before.advantages
+    for row in range(8):
+        kept = before.response_mask[row]
+        assert torch.allclose(
+            gained[row][kept], torch.tensor(0.5 if row < 4 else 0.0).expand(int(kept.sum())), atol=1e-6
+        )
+
+
+def replaced(row: Any, reference: str) -> Any:
+    return type(row)(**{**vars(row), "references": [reference]})
+
+
+def test_groups_without_signal_are_replaced_by_groups_of_other_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
+    from minillm.methods import policy
+
+    real, calls = policy.collect_rollout, []
+
+    def flat_first(actors: Any, prompts: Any, *arguments: Any, **options: Any) -> Any:
+        """The second group of the first call, and every group of the second, gets no rewards at all."""
+        rollout = real(actors, prompts, *arguments, **options)
+        calls.append((options["first_row_id"], len(prompts)))
+        if len(calls) <= 2:
+            start = 4 if len(calls) == 1 else 0
+            rollout.teacher_logprobs[start:] = rollout.old_logprobs[start:]
+        return rollout
+
+    monkeypatch.setattr(policy, "collect_rollout", flat_first)
+    run = run_of(settings("grpo", objective={"max_refills": 3}))
+    experience, metrics = make_method(run).collect(1)
+    assert calls == [(0, 8), (8, 4), (16, 4)]
+    assert metrics["rollout/refills"] == 2 and metrics["rollout/groups_without_signal"] == 0
+    assert all(bool(experience.advantages[group].any()) for group in (slice(0, 4), slice(4, 8)))
+    prompts = [prompt for prompt, _ in pairs_of(experience)]
+    assert prompts[4:8] == [prompts[4]] * 4
+    calls.clear()
+    bounded = run_of(settings("grpo", objective={"max_refills": 1}))
+    experience, metrics = make_method(bounded).collect(1)
+    assert metrics["rollout/refills"] == 1 and metrics["rollout/groups_without_signal"] == 1
+    assert not experience.advantages[4:8].any() and bool(experience.advantages[0:4].any())
+
+
+def test_averaging_by_response_gives_each_response_the_same_say() -> None:
+    mask = torch.tensor([[True, True, True, True], [True, False, False, False]])
+    assert token_weights(mask, "token").tolist() == [[1, 1, 1, 1], [1, 0, 0, 0]]
+    assert token_weights(mask, "response").tolist() == [[0.25, 0.25, 0.25, 0.25], [1, 0, 0, 0]]
+
+
+def test_the_update_averages_as_the_recipe_says() -> None:
+    run = run_of(settings("minillm", objective={"averaging": "response", "language_model_weight": 0.0}))
+    method = make_method(run)
+    experience, _ = method.collect(1)
+    mask = experience.response_mask.clone()
+    for row, length in enumerate((6, 2, 5, 1, 6, 3, 4, 1)):
+        mask[row, length:] = False
+    ragged = type(experience)(**{**vars(experience), "response_mask": mask})
+    produced = first_step_gradient(run, ragged)
+    per_row = [method.token_losses(ragged.select(torch.tensor([row]))).loss.mean() for row in range(8)]
+    expected = torch.autograd.grad(torch.stack(per_row).mean(), list(run.actors.student.parameters()))
+    largest = max(float(gradient.abs().max()) for gradient in expected)
+    assert max(float((a - b).abs().max()) for a, b in zip(produced, expected, strict=True)) < 1e-5 * largest
+
+
+@pytest.mark.parametrize("method", ["sft", "kd", "seqkd", "reverse_kd", "gkd", "minillm", "grpo"])
+def test_every_method_makes_the_same_number_of_updates_and_learns_what_it_minimises(method: str) -> None:
+    """On one small set, seen often: the loss that the method reports falls."""
+    rate = {"learning_rate": 3e-3, "num_warmup_steps": 0}
+    run = run_of(settings(method, num_phases=6, optimizer=rate, validation={"every_phases": 6}))
+    losses: list[float] = []
+    scores = iter([{"validation/reverse_kl": 1.0, "validation/loss": 1.0}] * 2)
+    for report in distill(run, lambda actors: next(scores)):
+        losses.append(report.metrics.get("kl/reverse", report.metrics.get("train/loss", float("nan"))))
+    assert losses[-1] < losses[1]
+
+
+def test_updates_are_equal_across_methods() -> None:
+    counts = {}
+    for method in ("sft", "seqkd", "gkd", "minillm", "grpo"):
+        run = run_of(settings(method))
+        made, texts = make_method(run), make_method(run).collect(1)[0]
+        updater = Updater(run, made)
+        updater.update(texts, 1)
+        counts[method] = updater._num_steps
+    assert set(counts.values()) == {4}
