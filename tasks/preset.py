@@ -51,7 +51,8 @@ def _merge(target: Any, overlay: Any, path: tuple[str, ...]) -> list[str]:
     changes = []
     for key, value in overlay.items():
         name = ".".join((*path, key))
-        if isinstance(value, dict) and isinstance(target.get(key), dict) and target[key]:
+        # A section with variants (its `name` says which) is replaced whole: they have different knobs.
+        if isinstance(value, dict) and isinstance(target.get(key), dict) and target[key] and "name" not in value:
             changes += _merge(target[key], value, (*path, key))
         elif key not in target or target[key] != value:
             changes.append(f"  {name}: {target.get(key)!r} -> {value!r}")

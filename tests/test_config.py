@@ -225,6 +225,14 @@ def test_a_preset_changes_its_knobs_and_keeps_every_comment(tmp_path: Path, monk
     assert [line.split("#")[1:] for line in before.splitlines()] == [line.split("#")[1:] for line in after.splitlines()]
 
 
+def test_a_preset_replaces_a_section_with_variants_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = scratch_project(tmp_path, monkeypatch)
+    (root / "configs/skew.yaml").write_text("distill: {gkd: {divergence: {name: skewed_forward_kl, skew: 0.1}}}\n")
+    apply_preset("skew")
+    divergence = load_params(root / "params.yaml").distill.gkd.divergence
+    assert divergence.model_dump() == {"name": "skewed_forward_kl", "skew": 0.1}
+
+
 def test_a_preset_with_an_unknown_knob_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = scratch_project(tmp_path, monkeypatch)
     (root / "configs/bad.yaml").write_text("distill: {phases: 3}\n")

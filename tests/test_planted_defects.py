@@ -1,0 +1,192 @@
+"""Defects planted in a copy of the library, each of which the mathematics' own tests must notice (slow).
+
+The first group are faults of published implementations (docs/differences.md); the second would waste a run in silence.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.imports import ROOT
+
+WATCHFUL = [
+    f"tests/test_{name}.py"
+    for name in (
+        "oracle",
+        "divergences",
+        "methods",
+        "update",
+        "distiller",
+        "sft",
+        "logprobs",
+        "evaluation",
+        "sampling",
+        "config",
+    )
+]
+
+# name: file, code, what stands in its place.
+PUBLISHED = {
+    "padding in the mask": (
+        "minillm/advantages.py",
+        "return torch.where(response_mask, totals, 0.0)\n\n\ndef response_rewards",
+        "return totals\n\n\ndef response_rewards",
+    ),
+    "padding in the rewards": (
+        "minillm/advantages.py",
+        "torch.where(response_mask, teacher_logprobs - old_logprobs, 0.0).detach()",
+        "(teacher_logprobs - old_logprobs).detach()",
+    ),
+    "undetached advantage": (
+        "minillm/advantages.py",
+        "torch.where(response_mask, teacher_logprobs - old_logprobs, 0.0).detach()",
+        "torch.where(response_mask, teacher_logprobs - old_logprobs, 0.0)",
+    ),
+    "a reward counted twice": (
+        "minillm/advantages.py",
+        'if returns_from == "next":',
+        'if returns_from == "never":',
+    ),
+    "missing position ids with left padding": (
+        "minillm/logprobs.py",
+        "position_ids=position_ids(mask), use_cache=False",
+        "use_cache=False",
+    ),
+    "missing position ids in decoding": (
+        "minillm/sampling.py",
+        "            position_ids=position_ids(self._mask)[:, -num_pending:],\n",
+        "",
+    ),
+    "whitening over padding": (
+        "minillm/advantages.py",
+        "values = returns[counted]",
+        "values = returns.flatten()",
+    ),
+    "means over the micro-batch": (
+        "minillm/update.py",
+        "(weights * losses.loss).sum() / total_weight",
+        "(weights * losses.loss).sum() / weights.sum()",
+    ),
+    "single step scaled by accumulation": (
+        "minillm/objective.py",
+        "single_step_weight * terms.single_step_weights * divergence",
+        "single_step_weight * terms.single_step_weights * divergence / len(divergence)",
+    ),
+    "the length flag changes nothing": (
+        "minillm/advantages.py",
+        "    if length_normalize:\n        counts",
+        "    if True:\n        counts",
+    ),
+    "teacher rewards without the temperature": (
+        "minillm/rollout.py",
+        "logits = head_logits(model, hidden[mask]) / temperature",
+        "logits = head_logits(model, hidden[mask]) / (temperature if model is actors.student else 1.0)",
+    ),
+    "the prefix weight left out": (
+        "minillm/advantages.py",
+        "rewards * weights,",
+        "rewards,",
+    ),
+}
+
+SILENT = {
+    "gradients pile up": ("minillm/optimization.py", "    optimizer.zero_grad(set_to_none=True)\n", ""),
+    "no temperature in the update": (
+        "minillm/methods/interface.py",
+        "return head_logits(model, hidden[mask]) / temperature",
+        "return head_logits(model, hidden[mask])",
+    ),
+    "no temperature in the sampler": ("minillm/sampling.py", ".next_logits() / temperature", ".next_logits()"),
+    "every phase draws alike": ("minillm/methods/interface.py", "replace(self.decoding, step=phase)", "self.decoding"),
+    "one draw for a whole group": (
+        "minillm/rollout.py",
+        "row_ids = range(first_row_id, first_row_id + len(prompts))",
+        "row_ids = [first_row_id] * len(prompts)",
+    ),
+    "groups not consecutive": (
+        "minillm/methods/policy.py",
+        "[index for index in indices for _ in range(size)]",
+        "[index for _ in range(size) for index in indices]",
+    ),
+    "one inner epoch only": (
+        "minillm/update.py",
+        "for epoch in range(self._recipe.inner_epochs):",
+        "for epoch in range(1):",
+    ),
+    "every validation is best": (
+        "minillm/distiller.py",
+        "is_best=bool(scores) and best.improves(scores))",
+        "is_best=bool(scores))",
+    ),
+    "the sampler never learns": ("minillm/distiller.py", "        refresh_sampler(actors)\n", ""),
+    "the mixture never moves": (
+        "minillm/methods/interface.py",
+        "return (phase - 1) / max(self.config.num_phases - 1, 1)",
+        "return 0.0",
+    ),
+    "the corpus never advances": (
+        "minillm/update.py",
+        "range(self._num_steps * size, (self._num_steps + 1) * size)",
+        "range(size)",
+    ),
+    "the teacher's share swapped": (
+        "minillm/objective.py",
+        "(1 - teacher_share) * loss + teacher_share *",
+        "teacher_share * loss + (1 - teacher_share) *",
+    ),
+    "entropy punished": ("minillm/objective.py", "- entropy_weight * spread", "+ entropy_weight * spread"),
+    "no rise of the learning rate": (
+        "minillm/update.py",
+        "num_warmup_steps=config.num_warmup_steps,",
+        "num_warmup_steps=0,",
+    ),
+    "validation samples from the teacher": (
+        "minillm/validation.py",
+        "generate_responses(actors.sampler,",
+        "generate_responses(actors.teacher,",
+    ),
+    "evaluation ignores its seeds": ("tasks/evaluate.py", "            seed=seed,", "            seed=10,"),
+    "the data's weight swapped": (
+        "minillm/methods/supervised.py",
+        "(1 - self._data_weight) * divergence + self._data_weight * data_loss",
+        "self._data_weight * divergence + (1 - self._data_weight) * data_loss",
+    ),
+    "kd and reverse_kd swapped": (
+        "minillm/methods/__init__.py",
+        "return WordLevel(run, forward_kl, config.kd.data_weight)",
+        "return WordLevel(run, reverse_kl, config.kd.data_weight)",
+    ),
+    "a group's mean over tokens": ("minillm/advantages.py", "        counted[:, 1:] = False\n", "        pass\n"),
+    "the task reward on the last token only": (
+        "minillm/advantages.py",
+        "returns + weights[:, -1:] * task_rewards[:, None]",
+        "returns + weights[:, -1:] * task_rewards[:, None] * (mask.cumsum(1) == mask.sum(1, keepdim=True))",
+    ),
+    "truncation forgets top-p": ("minillm/truncation.py", "    if top_p < 1:", "    if False:"),
+    "a fixed count of teacher tokens": (
+        "minillm/draws.py",
+        "return [bool(draw < teacher_mix_alpha) for draw in draws]",
+        "return [int((t + 1) * teacher_mix_alpha) > int(t * teacher_mix_alpha) for t in range(len(draws))]",
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*PUBLISHED, *SILENT])
+def test_a_planted_defect_makes_the_suite_fail(name: str, tmp_path: Path) -> None:
+    path, code, defect = {**PUBLISHED, **SILENT}[name]
+    source = (ROOT / path).read_text(encoding="utf-8")
+    assert source.count(code) == 1, f"{path} no longer holds this code once"
+    for part in ("minillm", "tasks", "tests", "configs"):
+        shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
+    for part in ("params.yaml", "dvc.yaml", "pyproject.toml"):
+        shutil.copy(ROOT / part, tmp_path / part)
+    (tmp_path / path).write_text(source.replace(code, defect), encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *WATCHFUL]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1, done.stdout[-2000:]  # 1: tests failed; other codes say that they could not run
