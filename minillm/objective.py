@@ -57,15 +57,16 @@ def surrogate_loss(
     clipped = -terms.advantages * ratio.clamp(1 - clip_low, 1 + clip_high)
     policy = torch.maximum(unclipped, clipped)
     divergence = reverse_kl(student_logits, teacher_logits)
-    spread = entropy(student_logits) if entropy_weight else torch.zeros_like(divergence)
+    loss = policy + single_step_weight * terms.single_step_weights * divergence
     diagnostics = {
         "policy/loss": policy,
         "kl/reverse": divergence,
         "policy/clipped_frac": (clipped > unclipped).to(policy.dtype),
         "policy/log_ratio": log_ratio,
-        "policy/entropy": spread,
     }
-    loss = policy + single_step_weight * terms.single_step_weights * divergence - entropy_weight * spread
+    if entropy_weight:
+        diagnostics["policy/entropy"] = spread = entropy(student_logits)
+        loss = loss - entropy_weight * spread
     return TokenLosses(loss, {name: values.detach() for name, values in diagnostics.items()})
 
 

@@ -33,9 +33,9 @@ WATCHFUL = [
 # name: file, code, what stands in its place.
 PUBLISHED = {
     "padding in the mask": (
-        "minillm/advantages.py",
-        "return torch.where(response_mask, totals, 0.0)\n\n\ndef response_rewards",
-        "return totals\n\n\ndef response_rewards",
+        "minillm/sampling.py",
+        "mask[active, position] = token_ids, running",
+        "mask[active, position] = token_ids, torch.ones_like(running)",
     ),
     "padding in the rewards": (
         "minillm/advantages.py",
@@ -139,7 +139,11 @@ SILENT = {
         "(1 - teacher_share) * loss + teacher_share *",
         "teacher_share * loss + (1 - teacher_share) *",
     ),
-    "entropy punished": ("minillm/objective.py", "- entropy_weight * spread", "+ entropy_weight * spread"),
+    "entropy punished": (
+        "minillm/objective.py",
+        "loss = loss - entropy_weight * spread",
+        "loss = loss + entropy_weight * spread",
+    ),
     "no rise of the learning rate": (
         "minillm/update.py",
         "num_warmup_steps=config.num_warmup_steps,",

@@ -158,6 +158,14 @@ def test_row_order_and_more_padding_change_no_gradient() -> None:
         assert largest_difference(base, gradients(models, config(), other)) < 2e-6
 
 
+def test_the_padding_id_of_prompts_changes_no_gradient() -> None:
+    models = actors()
+    experience = experience_of(models)
+    assert not bool(experience.prompt_mask.all())
+    other = replace(experience, prompt_ids=torch.where(experience.prompt_mask, experience.prompt_ids, 17))
+    assert largest_difference(gradients(models, config(), experience), gradients(models, config(), other)) < 1e-7
+
+
 def test_what_stands_outside_the_mask_changes_no_gradient() -> None:
     models = actors()
     experience = experience_of(models)
