@@ -1,7 +1,12 @@
-"""One thread for the tiny models of the tests: more only wait for each other, endlessly on a machine that is busy."""
+"""What all tests share: one thread, and the fixtures of the endpoint."""
 
 from __future__ import annotations
 
 import torch
 
+from tests.fake_endpoint import endpoint, store
+
+__all__ = ["endpoint", "store"]
+
+# For tiny models more threads only wait for each other, endlessly on a machine that is busy.
 torch.set_num_threads(1)
