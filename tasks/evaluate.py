@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import statistics
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +15,11 @@ from minillm.dataset import Example, read_examples
 from minillm.device import Compute, choose_compute
 from minillm.errors import UserError
 from minillm.evaluation.distance import mean_reverse_kl, summed_reverse_kl
-from minillm.evaluation.diversity import distinct_share
-from minillm.evaluation.rouge import mean_rouge_l
+from minillm.evaluation.scores import GREEDY, summarized_scores
 from minillm.generation import Decoding, all_responses, generate_responses
 from minillm.models import check_context, load_saved
 from minillm.tokenizers import load_saved_tokenizer
+from tasks.judgements import Judgement, judgement_key, kept
 from tasks.progress import progress
 from tasks.storage import (
     EVALUATION_SETS_DIR,
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _MODELS = {"teacher": TEACHER_DIR, "warmup": WARMUP_DIR, "student": STUDENT_DIR}
-_GREEDY = "greedy"
-_SCORES = ("rougeL", "length_mean", "eos_rate", "distinct_4")
 
 Decoded = dict[str, list[list[int]]]  # name of the decoding -> response ids, a row each
 
@@ -56,16 +54,41 @@ def run(runtime: RuntimeConfig, evaluate: EvaluateConfig, tracker: Tracker) -> N
             longest_prompt = max(len(row.prompt_ids) for row in rows)
             check_context(model, longest_prompt + evaluate.max_response_tokens, f"{name} on {set_name}")
         decoded: dict[str, Decoded] = {}
-        for name, model in models.items():
-            decoded[name] = _decode(f"evaluate {set_name} {name}", model, rows, tokenizer, evaluate)
-            scores = _scores(decoded[name], rows, tokenizer)
-            if name != "teacher":
-                own = decoded[name][f"seed-{evaluate.sampling_seeds[0]}"]
-                scores["reverse_kl"] = _distance(model, models["teacher"], rows, own, tokenizer, evaluate, compute)
+        for name in models:
+            judge = partial(_judged, f"evaluate {set_name} {name}", name, models, rows, tokenizer, evaluate, compute)
+            judgement = kept(_key(path, name, evaluate), judge)
+            decoded[name] = judgement.responses
+            scores = summarized_scores(judgement.responses, rows, tokenizer)
+            if judgement.reverse_kl is not None:
+                scores["reverse_kl"] = judgement.reverse_kl
             metrics[name][set_name] = scores
             tracker.summary(_flat(f"evaluate_{set_name}", name, scores))
         _write_responses(RESPONSES_DIR / f"{set_name}.jsonl", rows, decoded, tokenizer)
     write_json(METRICS_DIR / "evaluate.json", metrics)
+
+
+def _key(path: Path, name: str, config: EvaluateConfig) -> str:
+    settings = config.model_dump(exclude={"sets", "batch_size"})  # neither changes a token
+    return judgement_key(
+        [path, _MODELS[name], TEACHER_DIR], {"kind": "teacher" if name == "teacher" else "student", **settings}
+    )
+
+
+def _judged(
+    label: str,
+    name: str,
+    models: dict[str, Any],
+    rows: list[Example],
+    tokenizer: Any,
+    config: EvaluateConfig,
+    compute: Compute,
+) -> Judgement:
+    """Decode every row and measure the distance to the teacher on the samples of the first seed."""
+    responses = _decode(label, models[name], rows, tokenizer, config)
+    if name == "teacher":
+        return Judgement(responses, None)
+    own = responses[f"seed-{config.sampling_seeds[0]}"]
+    return Judgement(responses, _distance(models[name], models["teacher"], rows, own, tokenizer, config, compute))
 
 
 def _set_paths(names: list[str]) -> dict[str, Path]:
@@ -81,7 +104,7 @@ def _set_paths(names: list[str]) -> dict[str, Path]:
 def _decode(label: str, model: Any, rows: list[Example], tokenizer: Any, config: EvaluateConfig) -> Decoded:
     seeds: dict[str, int | None] = {f"seed-{seed}": seed for seed in config.sampling_seeds}
     if config.greedy:
-        seeds[_GREEDY] = None
+        seeds[GREEDY] = None
     num_batches = -(-len(rows) // config.batch_size)
     decoded = {}
     for name, seed in seeds.items():
@@ -100,29 +123,6 @@ def _decode(label: str, model: Any, rows: list[Example], tokenizer: Any, config:
         batches = generate_responses(model, prompts, row_ids, decoding)
         decoded[name] = all_responses(progress(batches, f"{label} {name}", total=num_batches))
     return decoded
-
-
-def _scores(decoded: Decoded, rows: list[Example], tokenizer: Any) -> dict[str, Any]:
-    """Return the mean over sampling seeds (with the standard deviation of Rouge-L) and the greedy scores."""
-    per_decoding = {name: _decoding_scores(responses, rows, tokenizer) for name, responses in decoded.items()}
-    greedy = per_decoding.pop(_GREEDY, None)
-    columns = {key: [scores[key] for scores in per_decoding.values()] for key in _SCORES}
-    sampled = {key: statistics.fmean(values) for key, values in columns.items()}
-    values = columns["rougeL"]
-    sampled["rougeL_std"] = statistics.stdev(values) if len(values) > 1 else 0.0
-    result: dict[str, Any] = {"num_rows": len(rows), "sampled": sampled}
-    return result if greedy is None else result | {"greedy": greedy}
-
-
-def _decoding_scores(responses: list[list[int]], rows: list[Example], tokenizer: Any) -> dict[str, float]:
-    texts = tokenizer.batch_decode(responses, skip_special_tokens=True)
-    ended = sum(tokenizer.eos_token_id in response for response in responses)
-    return {
-        "rougeL": mean_rouge_l(texts, [row.references for row in rows]),
-        "length_mean": statistics.fmean(map(len, responses)),
-        "eos_rate": ended / len(responses),
-        "distinct_4": distinct_share(responses, 4),
-    }
 
 
 def _distance(
@@ -150,7 +150,7 @@ def _distance(
 
 def _flat(group: str, model: str, scores: dict[str, Any]) -> dict[str, float]:
     flat = {f"{group}/{model}_{key}": float(value) for key, value in scores.items() if not isinstance(value, dict)}
-    for kind in ("sampled", _GREEDY):
+    for kind in ("sampled", GREEDY):
         flat |= {f"{group}/{model}_{kind}_{key}": value for key, value in scores.get(kind, {}).items()}
     return flat
 

@@ -110,17 +110,3 @@ def git_commit() -> str | None:
 def file_md5(path: Path) -> str | None:
     """Return the md5 that DVC would give a file; None when there is no such file."""
     return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() if path.is_file() else None
-
-
-def content_sha256(path: Path) -> str:
-    """Return the sha256 of a file, or of the names and contents of a directory's files."""
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file())
-        lines = [f"{_file_sha256(file)}  {file.relative_to(path).as_posix()}\n" for file in files]
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
-    return _file_sha256(path)
-
-
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -14,6 +14,7 @@ from typing import Any
 from filelock import FileLock
 
 from minillm.config import Params, TrackingConfig
+from minillm.digests import content_sha256
 from minillm.params import read_yaml
 from tasks import lineage
 from tasks.metric_buffer import MetricBuffer, Point, checked_points
@@ -90,7 +91,7 @@ class Tracker:
     def dataset(self, name: str, path: Path) -> None:
         """Record a file or directory as a data set input, with its sha256 as digest."""
         if self._link is not None and self._link.is_up:
-            self._link.attempt(_log_dataset, self._link, name, path, lineage.content_sha256(path))
+            self._link.attempt(_log_dataset, self._link, name, path, content_sha256(path))
 
     def model(self, name: str, directory: Path) -> None:
         """Record a model directory of safetensors, when params select it."""

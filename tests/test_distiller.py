@@ -185,7 +185,8 @@ def test_the_delivered_defaults_are_the_methods_own() -> None:
 
 
 def test_evaluation_draws_each_sampling_seed_and_the_greedy_pass_for_itself() -> None:
-    from tasks.evaluate import _decode, _scores
+    from minillm.evaluation.scores import summarized_scores
+    from tasks.evaluate import _decode
 
     config = load_params(ROOT / "params.yaml").evaluate.model_copy(
         update={"sampling_seeds": [10, 20], "temperature": 0.7, "max_response_tokens": 6, "batch_size": 2}
@@ -199,7 +200,7 @@ def test_evaluation_draws_each_sampling_seed_and_the_greedy_pass_for_itself() ->
     assert decoded["seed-10"] != decoded["seed-20"]
     texts = WordTokenizer().batch_decode(decoded["seed-10"], skip_special_tokens=True)
     answered = [replace(row, references=[text]) for row, text in zip(held_out, texts, strict=True)]
-    scores = _scores(decoded, answered, WordTokenizer())
-    other = _scores({"seed-20": decoded["seed-20"]}, answered, WordTokenizer())["sampled"]["rougeL"]
+    scores = summarized_scores(decoded, answered, WordTokenizer())
+    other = summarized_scores({"seed-20": decoded["seed-20"]}, answered, WordTokenizer())["sampled"]["rougeL"]
     assert scores["sampled"]["rougeL"] == pytest.approx((100 + other) / 2)
     assert scores["sampled"]["rougeL_std"] == pytest.approx((100 - other) / 2**0.5)
