@@ -60,6 +60,15 @@ class SeqKdConfig(Section):
             raise ValueError("endpoint or endpoint_model is empty; source 'endpoint' needs an address and a model name")
         return self
 
+    @model_validator(mode="after")
+    def _nothing_is_unused(self) -> SeqKdConfig:
+        if self.greedy and self.source != "teacher":
+            raise ValueError(f"greedy is unused: source is {self.source!r}; only this run's teacher decodes here")
+        given = [name for name in ("endpoint", "endpoint_model", "key_variable") if getattr(self, name)]
+        if given and self.source != "endpoint":
+            raise ValueError(f"{given[0]} is unused: source is {self.source!r}; leave it empty or choose 'endpoint'")
+        return self
+
 
 class PlainDivergence(Section):
     """A divergence without parameters."""
@@ -106,6 +115,12 @@ class GkdConfig(Section):
     share_step: Share
     replay_capacity: NonNegativeInt
 
+    @model_validator(mode="after")
+    def _the_buffer_is_used(self) -> GkdConfig:
+        if self.replay_capacity and self.on_policy_share == 0 and self.share_step == 0:
+            raise ValueError("replay_capacity is unused: on_policy_share and share_step are 0, so nothing is sampled")
+        return self
+
 
 class MiniLlmConfig(Section):
     group_size: PositiveInt
@@ -141,9 +156,15 @@ class ObjectiveConfig(Section):
     entropy_weight: NonNegativeFloat
 
     @model_validator(mode="after")
-    def _task_reward_is_used(self) -> ObjectiveConfig:
+    def _nothing_is_unused(self) -> ObjectiveConfig:
         if self.task_reward == "none" and self.task_reward_weight != 0:
             raise ValueError("task_reward_weight is unused: task_reward is 'none'; set it to 0 or name a task reward")
+        if self.task_reward != "none" and self.task_reward_weight == 0:
+            raise ValueError(
+                f"task_reward is unused: task_reward_weight is 0; set it or name none ({self.task_reward!r})"
+            )
+        if self.language_model_teacher_share and not self.language_model_weight:
+            raise ValueError("language_model_teacher_share is unused: language_model_weight is 0; set one or the other")
         return self
 
 

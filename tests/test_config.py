@@ -15,6 +15,10 @@ from tests.imports import ROOT
 
 CONTENT = read_yaml(ROOT / "params.yaml")
 
+GKD = CONTENT["distill"]["gkd"] | {"on_policy_share": 0.0}
+OBJECTIVE = CONTENT["distill"]["objective"] | {"language_model_weight": 0.0}
+SEQKD = CONTENT["distill"]["seqkd"]
+
 
 def refused(change: Callable[[Any], Any]) -> str:
     content = copy.deepcopy(CONTENT)
@@ -96,6 +100,16 @@ def test_a_wrong_value_is_one_line_that_names_the_key(path: str, value: Any, exp
         ("distill.minillm.group_size", 7, "minillm.group_size = 7 does not divide rollout.rollouts_per_phase"),
         ("distill.minillm.baseline", "group_mean", "'group_mean' needs at least 2"),
         ("distill.objective.task_reward_weight", 0.5, "task_reward_weight is unused: task_reward is 'none'"),
+        ("distill.objective.task_reward", "rougeL", "task_reward is unused: task_reward_weight is 0"),
+        ("distill.seqkd.endpoint_model", "m", "endpoint_model is unused: source is 'teacher'"),
+        ("distill.seqkd.key_variable", "KEY", "key_variable is unused: source is 'teacher'"),
+        (
+            "distill.gkd",
+            GKD | {"replay_capacity": 9},
+            "replay_capacity is unused: on_policy_share and share_step are 0",
+        ),
+        ("distill.objective", OBJECTIVE | {"language_model_teacher_share": 0.5}, "language_model_weight is 0"),
+        ("distill.seqkd", SEQKD | {"source": "file", "greedy": True}, "greedy is unused: source is 'file'"),
         ("distill.rollout.top_k", 5, "rollout.top_k = 5, top_p = 1.0: method 'minillm' needs 0"),
         ("distill.objective.max_refills", 2, "max_refills = 2 is unused: minillm.group_size is 1"),
         ("distill.seqkd.source", "endpoint", "endpoint or endpoint_model is empty"),
