@@ -1,7 +1,8 @@
-# make run | test | check | ui | seeds | clean. Choose another interpreter or place with PYTHON=... and VENV=...
+# make run | test | check | ui | seeds | compare | clean. Choose another interpreter or place with PYTHON=... and VENV=...
 PYTHON ?= python3.11
 VENV ?= .venv
 PYTEST_ARGS ?= -m "not slow and not gpu"
+COMPARE_ARGS ?=
 
 BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
@@ -12,7 +13,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check ui seeds clean
+.PHONY: help run test check ui seeds compare clean
 
 help: ## show the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## */\t/' | expand -t 10
@@ -33,6 +34,9 @@ ui: $(VENV)/.installed ## serve the pages of MLflow and Prefect until Ctrl-C
 
 seeds: $(VENV)/.installed ## run the pipeline under three seeds as DVC experiments and show the spread
 	$(BIN)/python -m flows.seeds 17 18 19
+
+compare: $(VENV)/.installed ## run every method under three seeds and compare; COMPARE_ARGS="--variants kd --seeds 17" for some
+	$(BIN)/python -m flows.compare $(COMPARE_ARGS)
 
 clean: ## remove the environment and caches; keeps data, models, results and MLflow's runs
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

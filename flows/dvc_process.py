@@ -105,7 +105,7 @@ def reproduce(
     clock, kept = StageClock(), deque[str](maxlen=_NUM_KEPT_LINES)
     with process_group(command, root, child_environment(environment), subprocess.PIPE, stderr) as process:
         on_start(process.pid)
-        _end_leftovers(process)
+        end_leftovers(process)
         for line in _lines(process):
             clock.read(line, time.monotonic())
             kept.append(line)
@@ -200,7 +200,7 @@ def _lines(process: subprocess.Popen[str]) -> Iterator[str]:
         yield line.rstrip()
 
 
-def _end_leftovers(process: subprocess.Popen[str]) -> None:
+def end_leftovers(process: subprocess.Popen[str]) -> None:
     """End what DVC leaves behind when it ends: a trainer whose DVC was killed would train on and keep our pipe open."""
 
     def wait_and_end() -> None:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 
-from flows.dvc_process import dvc_command
-from flows.environment import child_environment
-from flows.processes import exit_on_sigterm, process_group
+from flows.compare_runs import run_experiment
+from flows.processes import exit_on_sigterm
 from minillm.errors import UserError
 from minillm.params import load_params
 from tasks.storage import METRICS_DIR, read_json, write_json
@@ -44,14 +42,10 @@ def main() -> int:
 
 def run_seed(root: Path, seed: int) -> Report:
     """Return metrics/report.json of the experiment `seed-SEED`; what DVC has in its cache is not run again."""
-    name = f"seed-{seed}"
-    # An experiment of an earlier call gives up its name; its outputs stay in the cache.
-    subprocess.run(dvc_command("exp", "remove", name), cwd=root, env=child_environment({}), capture_output=True)
-    arguments = ("exp", "run", "--name", name, "--set-param", f"seed={seed}")
-    with process_group(dvc_command(*arguments), root, child_environment({}), None, None) as process:
-        exit_code = process.wait()
-    if exit_code != 0:
-        raise UserError(f"seed {seed}: dvc exp run ended with exit code {exit_code}; its lines are above")
+    try:
+        run_experiment(root, f"seed-{seed}", {"seed": seed})
+    except UserError as error:
+        raise UserError(f"seed {seed}: {error}") from None
     report: Report = read_json(root / METRICS_DIR / "report.json")
     return report
 

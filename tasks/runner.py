@@ -7,29 +7,46 @@ import importlib
 import inspect
 import json
 import re
+import resource
+import sys
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from minillm.config import Params
 from minillm.errors import UserError
 from minillm.params import load_params, read_yaml
+from tasks.storage import STATE_DIR, write_json
 from tasks.tracking import open_tracker
 
 STAGES = ("prepare", "teacher", "warmup", "distill", "evaluate", "report")
+COST_DIR = STATE_DIR / "cost"  # outside every output: no two runs cost the same
 _PARAMS_PATH = Path("params.yaml")
 _GRAPH_PATH = Path("dvc.yaml")
+_RSS_UNITS_PER_MIB = 2**20 if sys.platform == "darwin" else 2**10
 
 
 def run_stage(name: str) -> None:
     """Run `tasks.NAME.run` with the sections of params.yaml that its arguments name."""
     params = load_params(_PARAMS_PATH)
-    run = importlib.import_module(f"tasks.{name}").run
-    before = _fingerprint(name, run, params)
-    with open_tracker(name, params) as tracker:
-        run(**stage_arguments(run, params), tracker=tracker)
-        if _fingerprint(name, run, load_params(_PARAMS_PATH)) != before:
-            raise UserError(f"stage {name}: its parameters or inputs were edited while it ran; run it again")
+    with recorded_cost(name):
+        run = importlib.import_module(f"tasks.{name}").run
+        before = _fingerprint(name, run, params)
+        with open_tracker(name, params) as tracker:
+            run(**stage_arguments(run, params), tracker=tracker)
+            if _fingerprint(name, run, load_params(_PARAMS_PATH)) != before:
+                raise UserError(f"stage {name}: its parameters or inputs were edited while it ran; run it again")
+
+
+@contextmanager
+def recorded_cost(name: str) -> Iterator[None]:
+    """Write what a block that ends well took this process and its ended children: seconds, and the peak of memory."""
+    start_s, start_cpu_s = time.monotonic(), _cpu_s()
+    yield
+    cost = {"wall_s": time.monotonic() - start_s, "cpu_s": _cpu_s() - start_cpu_s, "peak_rss_mib": _peak_rss_mib()}
+    write_json(COST_DIR / f"{name}.json", {key: round(value, 2) for key, value in cost.items()})
 
 
 def stage_sections(run: Callable[..., None]) -> list[str]:
@@ -40,6 +57,17 @@ def stage_sections(run: Callable[..., None]) -> list[str]:
 def stage_arguments(run: Callable[..., None], params: Params) -> dict[str, Any]:
     """Return the sections that a stage reads, by argument name."""
     return {name: getattr(params, name) for name in stage_sections(run)}
+
+
+def _cpu_s() -> float:
+    usages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def _peak_rss_mib() -> float:
+    """Return the largest resident set that one process had."""
+    usages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return max(usage.ru_maxrss for usage in usages) / _RSS_UNITS_PER_MIB
 
 
 def _fingerprint(name: str, run: Callable[..., None], params: Params) -> str:

@@ -18,7 +18,7 @@ from minillm.digests import content_sha256
 from minillm.params import read_yaml
 from tasks import lineage
 from tasks.metric_buffer import MetricBuffer, Point, checked_points
-from tasks.tracking_store import is_server, make_client_hurry, tracking_uri, without_secrets
+from tasks.tracking_store import experiment_tags, is_server, make_client_hurry, tracking_uri, without_secrets
 
 logger = logging.getLogger(__name__)
 
@@ -212,7 +212,8 @@ def _parent_id(client: Any, experiment_id: str, params: Params) -> str:
     for run in client.search_runs([experiment_id], condition, max_results=1):
         return str(run.info.run_id)
     tags = lineage.tags() | {"kind": "pipeline", "pipeline.key": key, "mlflow.source.name": str(_GRAPH_PATH)}
-    name = f"pipeline {key.partition('-')[0]}"
+    tags |= experiment_tags()
+    name = tags.get("dvc.experiment", f"pipeline {key.partition('-')[0]}")
     run_id = str(client.create_run(experiment_id, run_name=name, tags=tags).info.run_id)
     _log_params(client, run_id, params.model_dump(mode="json"))
     for path in (_PARAMS_PATH, _GRAPH_PATH):

@@ -1,4 +1,4 @@
-"""Which MLflow store is written to, and how long a stage waits for it; without mlflow."""
+"""Which MLflow store is written to, how long a stage waits for it, and the name of a run; without mlflow."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 
 from minillm.config import TrackingConfig
 
+RUN_NAME_VARIABLE = "MINILLM_RUN_NAME"
 # A server that is down costs one call at most 2 x 4 s; MLflow's own defaults wait 246 s.
 _CLIENT_SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -23,6 +24,12 @@ _CLIENT_SETTINGS = {
 def tracking_uri(config: TrackingConfig) -> str:
     """Return the store: MLflow's own variable wins, so that a worker elsewhere needs no edited params.yaml."""
     return os.environ.get("MLFLOW_TRACKING_URI") or config.uri
+
+
+def experiment_tags() -> dict[str, str]:
+    """Return the tag with the DVC experiment that a pipeline runs for; none when it runs for none."""
+    name = os.environ.get(RUN_NAME_VARIABLE)
+    return {"dvc.experiment": name} if name else {}
 
 
 def is_server(uri: str) -> bool:

@@ -1,0 +1,65 @@
+"""One DVC experiment in the workspace, recorded in MLflow under the experiment's name."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+
+from flows.compare_variants import Setting, set_param_arguments
+from flows.dvc_process import StageClock, StageRun, dvc_command, end_leftovers, remove_dead_lock
+from flows.environment import child_environment
+from flows.finish import record_outcomes
+from flows.processes import STAGE_GRACE_S, group_members, process_group, wait_until
+from minillm.config import Params
+from minillm.errors import UserError
+from minillm.params import load_params
+from tasks.tracking_store import RUN_NAME_VARIABLE
+
+
+def run_experiment(root: Path, name: str, settings: Mapping[str, Setting]) -> Params:
+    """Run `dvc exp run --name NAME` with some knobs set, and return the params that it ran with.
+
+    What DVC has in its cache is not run again. The workspace ends with the experiment's params.yaml and outputs.
+    """
+    # An experiment of an earlier call gives up its name; its outputs stay in the cache.
+    subprocess.run(dvc_command("exp", "remove", name), cwd=root, env=child_environment({}), capture_output=True)
+    environment = {"MINILLM_PIPELINE_KEY": str(uuid.uuid4()), RUN_NAME_VARIABLE: name}
+    arguments = ("exp", "run", "--name", name, *set_param_arguments(settings))
+    stages = _run_dvc(root, arguments, environment)
+    params = load_params(root / "params.yaml")
+    record_outcomes(params, stages, environment)
+    return params
+
+
+def _run_dvc(root: Path, arguments: tuple[str, ...], environment: Mapping[str, str]) -> dict[str, StageRun]:
+    """Run a DVC command, pass on its lines, and return what it did with each stage."""
+    remove_dead_lock(root)
+    clock = StageClock()
+    command = dvc_command(*arguments)
+    with process_group(command, root, child_environment(environment), subprocess.PIPE, None) as process:
+        try:
+            end_leftovers(process)
+            assert process.stdout is not None
+            for line in process.stdout:
+                clock.read(line.rstrip(), time.monotonic())
+                print(line, end="", flush=True)
+            exit_code = process.wait()
+        except BaseException:
+            _interrupt(process)
+            raise
+    clock.close(time.monotonic())
+    if exit_code != 0:
+        raise UserError(f"dvc {' '.join(arguments[:2])} ended with exit code {exit_code}; its lines are above")
+    return clock.stages()
+
+
+def _interrupt(process: subprocess.Popen[str]) -> None:
+    """Let DVC and its stage end as after Ctrl-C: ended by SIGTERM, `dvc exp run` leaves git's HEAD detached."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGINT)
+        wait_until(lambda: not group_members(process.pid), STAGE_GRACE_S)
