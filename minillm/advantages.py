@@ -17,7 +17,8 @@ from minillm.types import Experience, Rollout
 Importance = Literal["per_token", "per_decision", "none"]
 ReturnsFrom = Literal["next", "current", "response"]
 
-_STD_FLOOR = 1e-6  # keeps a group without signal at zero advantage instead of dividing by zero
+_STD_FLOOR = 1e-6  # never divides by zero
+_ROUNDING = 1e-6  # of a reward in float32: differences below are told apart by the order of a sum only
 
 
 @dataclass(frozen=True)
@@ -121,13 +122,26 @@ def normalized_advantages(
     return torch.where(response_mask, torch.cat(normalized), 0.0)
 
 
+def groups_with_signal(rollout: Rollout, rewards: Tensor, group_size: int) -> Tensor:
+    """Return which groups (G,) hold responses that differ and whose rewards (B,) differ by more than rounding.
+
+    Equal responses are told by their tokens: in reduced precision their rewards differ with their place in the batch.
+    """
+    tokens = torch.where(rollout.response_mask, rollout.response_ids, -1).unflatten(0, (-1, group_size))
+    groups = rewards.double().unflatten(0, (-1, group_size))
+    spread, size = groups.amax(dim=1) - groups.amin(dim=1), groups.abs().amax(dim=1).clamp(min=1)
+    differ = (tokens != tokens[:, :1]).flatten(1).any(dim=1)
+    signal: Tensor = differ & (spread > _ROUNDING * size)
+    return signal
+
+
 def _normalized(returns: Tensor, counted: Tensor, weights: Tensor, center: bool, scale: bool) -> Tensor:
-    values = returns[counted]
+    values = returns[counted].double()
     mean = values.mean()
     advantages = returns - weights * mean if center else returns
     if scale:
         advantages = advantages / (values - mean).square().mean().sqrt().clamp(min=_STD_FLOOR)
-    return advantages
+    return advantages.to(returns.dtype)
 
 
 def with_advantages(rollout: Rollout, credit: Credit, task_rewards: Tensor | None = None) -> Experience:
@@ -150,6 +164,9 @@ def with_advantages(rollout: Rollout, credit: Credit, task_rewards: Tensor | Non
     if task_rewards is not None:
         returns = torch.where(mask, returns + weights[:, -1:] * task_rewards[:, None], 0.0)
     advantages = normalized_advantages(returns, mask, credit, baseline_weights=weights)
+    if credit.returns_from == "response" and credit.baseline == "group_mean":
+        signal = groups_with_signal(rollout, returns[:, 0], credit.group_size)
+        advantages = torch.where(signal.repeat_interleave(credit.group_size)[:, None], advantages, 0.0)
     return Experience(
         **{item.name: getattr(rollout, item.name) for item in fields(rollout)},
         advantages=advantages,

@@ -44,6 +44,14 @@ class Example:
     response_ids: list[int]
 
 
+@dataclass(frozen=True)
+class Answer:
+    """A black-box teacher's response text; `is_cut` when its author was stopped by a limit before the end."""
+
+    text: str
+    is_cut: bool
+
+
 def read_examples(path: Path, num_rows: int = 0) -> list[Example]:
     """Return the rows of a prepared file in order, the first `num_rows` of them when it is not 0."""
     table = _read_table(path, EXAMPLE_SCHEMA)
@@ -57,10 +65,13 @@ def read_corpus(path: Path) -> list[list[int]]:
     return blocks
 
 
-def read_prepared_answers(path: Path) -> dict[int, str]:
+def read_prepared_answers(path: Path) -> dict[int, Answer]:
     """Return a black-box teacher's answers by the training row's `row_id`."""
+    if not path.is_file():
+        raise UserError(f"{path}: not there; name data.answers_file and run `dvc repro`")
     table = _read_table(path, ANSWERS_SCHEMA)
-    return dict(zip(table["row_id"].to_pylist(), table["output"].to_pylist(), strict=True))
+    texts = [Answer(text, is_cut=False) for text in table["output"].to_pylist()]
+    return dict(zip(table["row_id"].to_pylist(), texts, strict=True))
 
 
 def _read_table(path: Path, schema: pa.Schema) -> pa.Table:

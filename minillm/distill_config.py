@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-from urllib.parse import urlsplit
+import re
+from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, Field, FiniteFloat, model_validator
 
@@ -19,13 +19,18 @@ from minillm.knobs import (
     require_divides,
 )
 
+_ADDRESS = re.compile(r"https?://([\w.-]+|\[[0-9a-f:.]+\])(:(?P<port>\d{1,5}))?(/[\w./~%-]*)?", re.ASCII)
+_SMALLEST_ORDER = 1e-3  # of alpha and beta: float32 loses the difference of powers below
+
 
 def _web_address(value: str) -> str:
-    parts = urlsplit(value)
-    if value and (parts.scheme not in ("http", "https") or not parts.hostname):
-        raise ValueError("allowed: an address that starts with http:// or https://, up to and including /v1")
-    if parts.username or parts.password:
+    if not value:
+        return value
+    if "@" in value:
         raise ValueError("allowed: no user or password in the address; name the variable that holds the key")
+    match = _ADDRESS.fullmatch(value)
+    if match is None or not 0 < int(match["port"] or 1) < 2**16:
+        raise ValueError("allowed: http:// or https://, a host, a port, a path; nothing after it, no white space")
     return value
 
 
@@ -54,20 +59,19 @@ class SeqKdConfig(Section):
     num_parallel: Annotated[int, Field(ge=1, le=64)]
     max_retries: Annotated[int, Field(ge=0, le=20)]
 
-    @model_validator(mode="after")
-    def _source_is_complete(self) -> SeqKdConfig:
+    def check(self, rollout: RolloutConfig) -> None:
+        """Raise ValueError unless the source has what it needs and uses what it has."""
         if self.source == "endpoint" and not (self.endpoint and self.endpoint_model):
-            raise ValueError("endpoint or endpoint_model is empty; source 'endpoint' needs an address and a model name")
-        return self
-
-    @model_validator(mode="after")
-    def _nothing_is_unused(self) -> SeqKdConfig:
-        if self.greedy and self.source != "teacher":
-            raise ValueError(f"greedy is unused: source is {self.source!r}; only this run's teacher decodes here")
+            raise ValueError(
+                "seqkd.endpoint or endpoint_model is empty; source 'endpoint' needs an address and a model"
+            )
+        if self.source != "teacher" and self.greedy:
+            raise ValueError(f"seqkd.greedy is unused: source is {self.source!r}; only this run's teacher decodes here")
+        if self.source == "endpoint" and rollout.top_k:
+            raise ValueError(f"rollout.top_k = {rollout.top_k} is unused: endpoints know top_p only; set it to 0")
         given = [name for name in ("endpoint", "endpoint_model", "key_variable") if getattr(self, name)]
         if given and self.source != "endpoint":
-            raise ValueError(f"{given[0]} is unused: source is {self.source!r}; leave it empty or choose 'endpoint'")
-        return self
+            raise ValueError(f"seqkd.{given[0]} is unused: source is {self.source!r}; leave it empty")
 
 
 class PlainDivergence(Section):
@@ -100,6 +104,9 @@ class AlphaBetaDivergence(Section):
     def _not_both_zero(self) -> AlphaBetaDivergence:
         if self.alpha + self.beta == 0:
             raise ValueError("alpha and beta are both 0; at least one must be greater")
+        small = [name for name in ("alpha", "beta") if 0 < getattr(self, name) < _SMALLEST_ORDER]
+        if small:
+            raise ValueError(f"{small[0]} = {getattr(self, small[0])}: allowed: 0, or at least {_SMALLEST_ORDER}")
         return self
 
 
@@ -109,17 +116,23 @@ DivergenceConfig = Annotated[
 ]
 
 
+DIVERGENCE_NAMES = tuple(
+    name for kind in get_args(get_args(DivergenceConfig)[0]) for name in get_args(kind.model_fields["name"].annotation)
+)
+
+
 class GkdConfig(Section):
     divergence: DivergenceConfig
     on_policy_share: Share
     share_step: Share
     replay_capacity: NonNegativeInt
 
-    @model_validator(mode="after")
-    def _the_buffer_is_used(self) -> GkdConfig:
+    def check(self) -> None:
+        """Raise ValueError for a knob without effect."""
         if self.replay_capacity and self.on_policy_share == 0 and self.share_step == 0:
-            raise ValueError("replay_capacity is unused: on_policy_share and share_step are 0, so nothing is sampled")
-        return self
+            raise ValueError("gkd.replay_capacity is unused: on_policy_share and share_step are 0: nothing is sampled")
+        if self.share_step and self.on_policy_share == 1:
+            raise ValueError("gkd.share_step is unused: on_policy_share is 1 and cannot rise")
 
 
 class MiniLlmConfig(Section):
@@ -130,11 +143,10 @@ class MiniLlmConfig(Section):
     scale: Literal["none", "std"]
     single_step_weight: NonNegativeFloat
 
-    @model_validator(mode="after")
-    def _groups_have_a_mean(self) -> MiniLlmConfig:
+    def check(self) -> None:
+        """Raise ValueError for a group without a mean."""
         if self.baseline == "group_mean" and self.group_size < 2:
-            raise ValueError("group_size is 1; baseline 'group_mean' needs at least 2")
-        return self
+            raise ValueError("minillm.group_size is 1; baseline 'group_mean' needs at least 2")
 
 
 class GrpoConfig(Section):
@@ -155,17 +167,19 @@ class ObjectiveConfig(Section):
     language_model_teacher_share: Share
     entropy_weight: NonNegativeFloat
 
-    @model_validator(mode="after")
-    def _nothing_is_unused(self) -> ObjectiveConfig:
+    def check(self, group_size: int) -> None:
+        """Raise ValueError for a knob without effect."""
         if self.task_reward == "none" and self.task_reward_weight != 0:
-            raise ValueError("task_reward_weight is unused: task_reward is 'none'; set it to 0 or name a task reward")
+            raise ValueError("objective.task_reward_weight is unused: task_reward is 'none'; set it to 0 or name one")
         if self.task_reward != "none" and self.task_reward_weight == 0:
-            raise ValueError(
-                f"task_reward is unused: task_reward_weight is 0; set it or name none ({self.task_reward!r})"
-            )
+            raise ValueError(f"objective.task_reward {self.task_reward!r} is unused: task_reward_weight is 0")
         if self.language_model_teacher_share and not self.language_model_weight:
-            raise ValueError("language_model_teacher_share is unused: language_model_weight is 0; set one or the other")
-        return self
+            raise ValueError("objective.language_model_teacher_share is unused: language_model_weight is 0")
+        if self.max_refills and group_size < 2:
+            raise ValueError(
+                f"objective.max_refills = {self.max_refills} is unused: group_size is 1, and a group of one has no"
+                " signal to look for"
+            )
 
 
 class OptimizerConfig(Section):
@@ -208,20 +222,22 @@ class DistillConfig(Section):
 
     @model_validator(mode="after")
     def _sections_fit(self) -> DistillConfig:
+        """Check what the chosen method reads; the sections of others may hold what they like within their ranges."""
         whole = self.rollout.rollouts_per_phase
         require_divides("optimizer.minibatch_size", self.optimizer.minibatch_size, "rollout.rollouts_per_phase", whole)
+        if self.method == "seqkd":
+            self.seqkd.check(self.rollout)
+        if self.method == "gkd":
+            self.gkd.check()
+        if self.method == "minillm":
+            self.minillm.check()
         if self.uses_policy_gradient:
-            group_size = self.grpo.group_size if self.method == "grpo" else self.minillm.group_size
-            require_divides(f"{self.method}.group_size", group_size, "rollout.rollouts_per_phase", whole)
-            if self.objective.max_refills and group_size < 2:
-                raise ValueError(
-                    f"objective.max_refills = {self.objective.max_refills} is unused: {self.method}.group_size is 1,"
-                    " and a group of one has no signal to look for"
-                )
-            self._require_exact_rewards()
+            require_divides(f"{self.method}.group_size", self.group_size, "rollout.rollouts_per_phase", whole)
+            self.objective.check(self.group_size)
+            self._check_rewards()
         return self
 
-    def _require_exact_rewards(self) -> None:
+    def _check_rewards(self) -> None:
         if self.rollout.top_k or self.rollout.top_p < 1:
             raise ValueError(
                 f"rollout.top_k = {self.rollout.top_k}, top_p = {self.rollout.top_p}: method {self.method!r} needs 0"
@@ -234,3 +250,8 @@ class DistillConfig(Section):
     def uses_policy_gradient(self) -> bool:
         """Whether the method reads `objective` and samples from the mixture of teacher and student."""
         return self.method in ("minillm", "grpo")
+
+    @property
+    def group_size(self) -> int:
+        """Return the responses per prompt."""
+        return {"minillm": self.minillm.group_size, "grpo": self.grpo.group_size}.get(self.method, 1)

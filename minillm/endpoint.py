@@ -16,12 +16,10 @@ from typing import Any
 
 import httpx
 
-from minillm.dataset import Example
+from minillm.dataset import Answer, Example
 from minillm.digests import digest
 from minillm.errors import UserError
 
-Answer = tuple[str, str | None]
-"""Text and finish_reason."""
 Wait = Callable[[threading.Event, float], object]
 """Waits the given seconds, or until the event is set."""
 
@@ -57,8 +55,8 @@ class Endpoint:
 
 def ask_endpoint(
     rows: Sequence[Example], settings: Endpoint, store_path: Path, wait: Wait = threading.Event.wait
-) -> Iterator[tuple[int, str]]:
-    """Yield row_id and response of every row: those of the store first, then the others as they are answered.
+) -> Iterator[tuple[int, Answer]]:
+    """Yield row_id and answer of every row: those of the store first, then the others as they are answered.
 
     Rows of the same prompt share one answer. An answer is in the store, on disk, before it is yielded; after an error
     or a kill, the next call asks only for what the store lacks. Raises UserError when a request stays without answer.
@@ -140,12 +138,12 @@ class _Store:
     """Answers by key, in memory those that this call wants, on disk all that were ever given."""
 
     path: Path
-    answers: dict[str, str]
+    answers: dict[str, Answer]
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def append(self, key: str, response: str, finish_reason: str | None) -> None:
+    def append(self, key: str, answer: Answer) -> None:
         """Keep an answer; a line that cannot be written whole is taken back, so that none follows a torn one."""
-        rest = json.dumps({"key": key, "response": response, "finish_reason": finish_reason}).encode() + b"\n"
+        rest = json.dumps({"key": key, "response": answer.text, "is_cut": answer.is_cut}).encode() + b"\n"
         with self.lock, self.path.open("ab", buffering=0) as stream:
             end = stream.tell()
             try:
@@ -155,12 +153,12 @@ class _Store:
             except OSError:
                 stream.truncate(end)
                 raise
-            self.answers[key] = response
+            self.answers[key] = answer
 
 
-def _stored_answers(path: Path, wanted: Collection[str]) -> dict[str, str]:
+def _stored_answers(path: Path, wanted: Collection[str]) -> dict[str, Answer]:
     """Return the stored answers to the wanted questions, and cut off a last line that a kill left torn."""
-    answers: dict[str, str] = {}
+    answers: dict[str, Answer] = {}
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as stream:
         stream.seek(0)
@@ -170,16 +168,16 @@ def _stored_answers(path: Path, wanted: Collection[str]) -> dict[str, str]:
                 stream.truncate(end)
                 break
             end += len(line)
-            key, response = _stored_answer(path, number, line)
+            key, answer = _stored_answer(path, number, line)
             if key in wanted:
-                answers[key] = response
+                answers[key] = answer
     return answers
 
 
-def _stored_answer(path: Path, number: int, line: bytes) -> tuple[str, str]:
+def _stored_answer(path: Path, number: int, line: bytes) -> tuple[str, Answer]:
     try:
         record = json.loads(line)
-        return str(record["key"]), str(record["response"])
+        return str(record["key"]), Answer(str(record["response"]), is_cut=bool(record["is_cut"]))
     except (ValueError, KeyError, TypeError):
         raise UserError(
             f"{path}: line {number} is no stored answer; remove the line, or the file to ask anew"
@@ -222,7 +220,7 @@ def _ask(question: _Question, session: _Session) -> _Question | None:
         answer = _answer_with_retries(question, session)
         if answer is None:
             return None
-        session.store.append(question.key, *answer)
+        session.store.append(question.key, answer)
         return question
     except BaseException:
         session.stopped.set()
@@ -246,7 +244,7 @@ def _answer_with_retries(question: _Question, session: _Session) -> Answer | Non
 
 
 def _answer(body: Mapping[str, Any], session: _Session) -> Answer:
-    """Return text and finish_reason of one attempt; raises _RequestFault."""
+    """Return the answer of one attempt; raises _RequestFault."""
     settings = session.settings
     try:
         response = session.client.post(_url(settings), json=body)
@@ -273,7 +271,7 @@ def _answer_in(response: httpx.Response, settings: Endpoint) -> Answer:
     if not isinstance(content, str) or not content.strip():
         excerpt = _excerpt(response.text, settings)
         raise _RequestFault(f"no text at choices[0].message.content of the answer {excerpt}", may_pass=True)
-    return _encodable(content), finish_reason if isinstance(finish_reason, str) else None
+    return Answer(_encodable(content), is_cut=finish_reason == "length")
 
 
 def _encodable(text: str) -> str:

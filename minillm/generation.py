@@ -43,15 +43,17 @@ def generate_responses(
     decoding: Decoding,
     teacher: Any = None,
     teacher_mix_alpha: float = 0.0,
+    group_size: int = 1,
 ) -> Iterator[list[tuple[int, list[int]]]]:
     """Yield per batch (index of the prompt, response ids through the end token), prompts of similar length together.
 
-    Draws are keyed by (seed, step, row_id, position). With `teacher_mix_alpha` > 0 tokens come from the mixture.
+    Draws are keyed by (seed, step, row_id, position). With `teacher_mix_alpha` > 0 tokens come from the mixture, and
+    the rows of a batch share its component draws: consecutive rows of a group then go to different batches, so that
+    statistics within a group are those of independent responses.
     """
     device = next(student.parameters()).device
-    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    for start in range(0, len(order), decoding.batch_size):
-        indices = order[start : start + decoding.batch_size]
+    num_members = group_size if teacher_mix_alpha > 0 else 1
+    for start, indices in _batches(prompts, decoding.batch_size, num_members):
         ids, mask = pad_left([prompts[index] for index in indices], decoding.pad_id)
         batch = PromptBatch(ids.to(device), mask.to(device), [row_ids[index] for index in indices])
         responses = sample_responses(
@@ -59,7 +61,7 @@ def generate_responses(
             teacher,
             batch,
             uniforms=_uniforms(batch, decoding),
-            teacher_picks=_teacher_picks(decoding, start, teacher_mix_alpha),
+            teacher_picks=_teacher_picks(decoding, row_ids[0] + start, teacher_mix_alpha),
             temperature=decoding.temperature,
             top_k=decoding.top_k,
             top_p=decoding.top_p,
@@ -70,16 +72,26 @@ def generate_responses(
         yield list(zip(indices, [row[kept].tolist() for row, kept in pairs], strict=True))
 
 
+def _batches(prompts: Sequence[Sequence[int]], batch_size: int, num_members: int) -> Iterator[tuple[int, list[int]]]:
+    """Yield the place and the indices of each batch: rows of similar length, of one member of every group."""
+    start = 0
+    for member in range(num_members):
+        order = sorted(range(member, len(prompts), num_members), key=lambda index: len(prompts[index]))
+        for first in range(0, len(order), batch_size):
+            yield start, order[first : first + batch_size]
+            start += len(order[first : first + batch_size])
+
+
 def _uniforms(batch: PromptBatch, decoding: Decoding) -> torch.Tensor | None:
     if decoding.seed is None:
         return None
     return token_uniforms(decoding.seed, decoding.step, batch.row_ids, decoding.max_tokens)
 
 
-def _teacher_picks(decoding: Decoding, start: int, teacher_mix_alpha: float) -> list[bool]:
+def _teacher_picks(decoding: Decoding, batch: int, teacher_mix_alpha: float) -> list[bool]:
     if decoding.seed is None or teacher_mix_alpha == 0:
         return [False] * decoding.max_tokens
-    return component_draws(decoding.seed, decoding.step, start, decoding.max_tokens, teacher_mix_alpha)
+    return component_draws(decoding.seed, decoding.step, batch, decoding.max_tokens, teacher_mix_alpha)
 
 
 def all_responses(batches: Iterator[list[tuple[int, list[int]]]]) -> list[list[int]]:

@@ -11,6 +11,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from minillm.config import Params
+from minillm.distill_config import DIVERGENCE_NAMES
 from minillm.errors import UserError
 
 
@@ -60,7 +61,13 @@ def _fault_line(source: str, fault: Any) -> str:
     if kind == "extra_forbidden":
         return f"{source}: {key}: unknown key{_suggestion(fault['loc'])}"
     message = fault["msg"].removeprefix("Value error, ")
-    shown = "" if isinstance(value, (dict, BaseModel)) else f" (got {value!r})"
+    if (
+        kind in ("union_tag_not_found", "union_tag_invalid", "model_attributes_type")
+        and fault["loc"][-1] == "divergence"
+    ):
+        message = f"a mapping with a name is needed, one of {', '.join(DIVERGENCE_NAMES)}, and that one's parameters"
+    is_secret = isinstance(value, str) and "@" in value and "://" in value
+    shown = "" if isinstance(value, (dict, BaseModel)) or is_secret else f" (got {value!r})"
     return f"{source}: {key}: {message}{shown}"
 
 

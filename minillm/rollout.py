@@ -39,14 +39,16 @@ def collect_rollout(
     score_batch_size: int,
     compute: Compute,
     first_row_id: int = 0,
+    group_size: int = 1,
 ) -> Rollout:
     """Return one response per prompt, in the prompts' order, with the log-probabilities the update needs.
 
-    The row's place in `prompts`, counted from `first_row_id`, keys its draws.
+    The row's place in `prompts`, counted from `first_row_id`, keys its draws. Rows that answer one prompt (groups of
+    `group_size`) are sampled independently of each other.
     """
     row_ids = range(first_row_id, first_row_id + len(prompts))
     responses = all_responses(
-        generate_responses(actors.sampler, prompts, row_ids, decoding, actors.teacher, teacher_mix_alpha)
+        generate_responses(actors.sampler, prompts, row_ids, decoding, actors.teacher, teacher_mix_alpha, group_size)
     )
     texts = padded_texts(prompts, responses, decoding.pad_id, compute)
     scores = _Scores.empty(texts.response_mask, _state_size(actors.teacher), compute)

@@ -87,10 +87,10 @@ class Updater:
         """Return the next blocks (K, L) of shuffled epochs over the corpus."""
         corpus = self._run.data.corpus
         size, num_blocks = self._run.config.optimizer.language_model_batch_size, len(corpus)
-        rows = [
-            permutation(self._run.seed, Stream.CORPUS_ORDER, index // num_blocks, num_blocks)[index % num_blocks]
-            for index in range(self._num_steps * size, (self._num_steps + 1) * size)
-        ]
+        places = [divmod(index, num_blocks) for index in range(self._num_steps * size, (self._num_steps + 1) * size)]
+        epochs = {epoch for epoch, _ in places}
+        orders = {epoch: permutation(self._run.seed, Stream.CORPUS_ORDER, epoch, num_blocks) for epoch in epochs}
+        rows = [orders[epoch][place] for epoch, place in places]
         return corpus[rows].to(self._run.compute.device)
 
     def _apply(self, loss: float) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 
-from minillm.dataset import Example, read_prepared_answers
+from minillm.dataset import Answer, Example, read_prepared_answers
 from minillm.distill_config import DistillConfig
 from minillm.endpoint import Endpoint, ask_endpoint
 from minillm.errors import UserError
@@ -17,7 +17,7 @@ _TIMEOUT_S = 120.0
 _STORE_PATH = STATE_DIR / "distill" / "answers.jsonl"
 
 
-def black_box_answers(config: DistillConfig, rows: Sequence[Example], seed: int) -> Mapping[int, str]:
+def black_box_answers(config: DistillConfig, rows: Sequence[Example], seed: int) -> Mapping[int, Answer]:
     """Return answers by row_id; none for methods that use this run's teacher."""
     if config.method != "seqkd" or config.seqkd.source == "teacher":
         return {}

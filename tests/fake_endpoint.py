@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from minillm.dataset import Example
+from minillm.dataset import Answer, Example
 from minillm.endpoint import Endpoint
 
 Reply = tuple[int, dict[str, str], bytes]
@@ -142,3 +142,11 @@ def stored(store: Path) -> list[str]:
 
 ROWS = [example(3, "a"), example(5, "b"), example(8, "c", "context")]
 ALL = {3: "A", 5: "B", 8: "C\n\nCONTEXT"}
+
+
+def pairs(answers: Iterator[tuple[int, Answer]]) -> Iterator[tuple[int, str]]:
+    return ((row_id, answer.text) for row_id, answer in answers)
+
+
+def texts(answers: Iterator[tuple[int, Answer]]) -> dict[int, str]:
+    return dict(pairs(answers))

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import copy
 import math
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from tests.imports import ROOT
 
 CONTENT = read_yaml(ROOT / "params.yaml")
 
-GKD = CONTENT["distill"]["gkd"] | {"on_policy_share": 0.0}
+GKD = CONTENT["distill"]["gkd"]
 OBJECTIVE = CONTENT["distill"]["objective"] | {"language_model_weight": 0.0}
 SEQKD = CONTENT["distill"]["seqkd"]
 
@@ -71,12 +73,19 @@ def put(path: str, value: Any) -> Callable[[Any], None]:
         ("distill.gkd.divergence", {"name": "skewed_reverse_kl", "skew": 1.0}, "less than 1 (got 1.0)"),
         ("distill.gkd.divergence", {"name": "alpha_beta", "alpha": -0.1, "beta": 0.7}, "alpha_beta.alpha"),
         ("distill.gkd.divergence", {"name": "alpha_beta", "alpha": 0.0, "beta": 0.0}, "alpha and beta are both 0"),
-        ("distill.gkd.divergence", {"name": "hellinger"}, "'adaptive_kl'"),
+        ("distill.gkd.divergence", {"name": "hellinger"}, "one of forward_kl, reverse_kl, total_variation, skewed"),
+        ("distill.gkd.divergence", {"beta": 0.5}, "a mapping with a name is needed, one of forward_kl"),
+        ("distill.gkd.divergence", ["jsd"], "a mapping with a name is needed, one of forward_kl"),
+        ("distill.gkd.divergence", None, "a mapping with a name is needed, one of forward_kl"),
+        ("distill.gkd.divergence", {"name": "alpha_beta", "alpha": 1e-6, "beta": 0.7}, "allowed: 0, or at least 0.001"),
         ("distill.grpo.group_size", 1, "greater than or equal to 2 (got 1)"),
         ("distill.objective.task_reward", "bleu", "'none' or 'rougeL' (got 'bleu')"),
         ("distill.rollout.top_p", 0.0, "greater than 0 (got 0.0)"),
-        ("distill.seqkd.endpoint", "ftp://x/v1", "an address that starts with http:// or https://"),
+        ("distill.seqkd.endpoint", "ftp://x/v1", "allowed: http:// or https://, a host, a port, a path"),
         ("distill.seqkd.endpoint", "http://me:secret@x/v1", "no user or password in the address"),
+        ("distill.seqkd.endpoint", " http://x/v1", "allowed: http:// or https://, a host"),
+        ("distill.seqkd.endpoint", "http://x:99999/v1", "allowed: http:// or https://, a host"),
+        ("distill.seqkd.endpoint", "http://x/v1?a=1", "allowed: http:// or https://, a host"),
         ("distill.seqkd.key_variable", "a b", "distill.seqkd.key_variable"),
         ("evaluate.sets", ["../x"], "evaluate.sets.0: allowed: letters, digits"),
         ("evaluate.sampling_seeds", [], "at least 1 item"),
@@ -98,21 +107,10 @@ def test_a_wrong_value_is_one_line_that_names_the_key(path: str, value: Any, exp
         ("teacher.sft.micro_batch_size", 5, "micro_batch_size = 5 does not divide batch_size"),
         ("distill.optimizer.minibatch_size", 48, "optimizer.minibatch_size = 48 does not divide"),
         ("distill.minillm.group_size", 7, "minillm.group_size = 7 does not divide rollout.rollouts_per_phase"),
-        ("distill.minillm.baseline", "group_mean", "'group_mean' needs at least 2"),
+        ("distill.minillm.baseline", "group_mean", "minillm.group_size is 1; baseline 'group_mean' needs at least 2"),
         ("distill.objective.task_reward_weight", 0.5, "task_reward_weight is unused: task_reward is 'none'"),
-        ("distill.objective.task_reward", "rougeL", "task_reward is unused: task_reward_weight is 0"),
-        ("distill.seqkd.endpoint_model", "m", "endpoint_model is unused: source is 'teacher'"),
-        ("distill.seqkd.key_variable", "KEY", "key_variable is unused: source is 'teacher'"),
-        (
-            "distill.gkd",
-            GKD | {"replay_capacity": 9},
-            "replay_capacity is unused: on_policy_share and share_step are 0",
-        ),
-        ("distill.objective", OBJECTIVE | {"language_model_teacher_share": 0.5}, "language_model_weight is 0"),
-        ("distill.seqkd", SEQKD | {"source": "file", "greedy": True}, "greedy is unused: source is 'file'"),
         ("distill.rollout.top_k", 5, "rollout.top_k = 5, top_p = 1.0: method 'minillm' needs 0"),
-        ("distill.objective.max_refills", 2, "max_refills = 2 is unused: minillm.group_size is 1"),
-        ("distill.seqkd.source", "endpoint", "endpoint or endpoint_model is empty"),
+        ("distill.objective.max_refills", 2, "max_refills = 2 is unused: group_size is 1"),
         ("teacher_model.source", "path", "location is empty"),
         ("data.source", "path", "train_files is empty"),
         ("data.source", "hub", "hub_name is empty"),
@@ -121,6 +119,10 @@ def test_a_wrong_value_is_one_line_that_names_the_key(path: str, value: Any, exp
 )
 def test_values_that_do_not_fit_together_are_refused(path: str, value: Any, expected: str) -> None:
     assert expected in refused(put(path, value))
+
+
+def test_a_password_in_an_address_is_not_repeated() -> None:
+    assert "s3cret" not in refused(put("distill.seqkd.endpoint", "http://me:s3cret@h/v1"))
 
 
 @pytest.mark.parametrize("method", ["sft", "kd", "seqkd", "reverse_kd", "gkd", "minillm", "grpo"])
@@ -137,6 +139,15 @@ def test_every_method_runs_from_the_delivered_params(method: str) -> None:
         ("grpo", "distill.grpo.group_size", 7, "grpo.group_size = 7 does not divide"),
         ("grpo", "distill.rollout.top_p", 0.9, "method 'grpo' needs 0 and 1.0"),
         ("seqkd", "distill.seqkd.source", "file", "data.answers_file is empty"),
+        ("seqkd", "distill.seqkd.source", "endpoint", "seqkd.endpoint or endpoint_model is empty"),
+        ("seqkd", "distill.seqkd", SEQKD | {"source": "file", "greedy": True}, "seqkd.greedy is unused"),
+        ("seqkd", "distill.seqkd.endpoint_model", "m", "seqkd.endpoint_model is unused: source is 'teacher'"),
+        ("seqkd", "distill.seqkd.key_variable", "KEY", "seqkd.key_variable is unused: source is 'teacher'"),
+        ("gkd", "distill.gkd", GKD | {"on_policy_share": 0.0, "replay_capacity": 9}, "gkd.replay_capacity is unused"),
+        ("gkd", "distill.gkd.share_step", 0.1, "gkd.share_step is unused: on_policy_share is 1"),
+        ("grpo", "distill.objective.task_reward", "rougeL", "task_reward 'rougeL' is unused: task_reward_weight is 0"),
+        ("grpo", "distill.objective.task_reward_weight", 1.0, "task_reward_weight is unused: task_reward is 'none'"),
+        ("minillm", "distill.objective", OBJECTIVE | {"language_model_teacher_share": 0.5}, "teacher_share is unused"),
     ],
 )
 def test_knobs_that_do_not_fit_the_method_are_refused(method: str, path: str, value: Any, expected: str) -> None:
@@ -153,6 +164,9 @@ def test_knobs_that_do_not_fit_the_method_are_refused(method: str, path: str, va
         ("gkd", "distill.rollout.top_p", 0.9),
         ("kd", "data.corpus_source", "none"),
         ("kd", "distill.minillm.group_size", 7),
+        ("kd", "distill.minillm.baseline", "group_mean"),
+        ("kd", "distill.seqkd.source", "endpoint"),
+        ("kd", "distill.objective.task_reward_weight", 0.5),
     ],
 )
 def test_what_a_method_does_not_read_cannot_refuse_it(method: str, path: str, value: Any) -> None:
@@ -269,3 +283,14 @@ def test_a_preset_onto_a_broken_params_file_is_one_line(tmp_path: Path, monkeypa
     (root / "params.yaml").write_text("seed: [1\n")
     with pytest.raises(ConfigError, match=r"^params\.yaml:\d+: [^\n]+$"):
         apply_preset("warm")
+
+
+def test_the_documented_way_to_set_a_divergence_works(tmp_path: Path) -> None:
+    from dvc.utils.hydra import apply_overrides
+
+    overrides = re.findall(r"-S '([^']+)'", (ROOT / "docs/methods.md").read_text())
+    assert len(overrides) == 2
+    shutil.copy(ROOT / "params.yaml", tmp_path / "params.yaml")
+    apply_overrides(tmp_path / "params.yaml", overrides)
+    divergence = load_params(tmp_path / "params.yaml").distill.gkd.divergence
+    assert divergence.model_dump() == {"name": "alpha_beta", "alpha": 0.2, "beta": 0.7}

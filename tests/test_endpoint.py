@@ -23,11 +23,12 @@ from tests.fake_endpoint import (
     no_wait,
     settings_of,
     stored,
+    texts,
 )
 
 
 def test_every_row_gets_its_answer_and_the_request_says_all_settings(endpoint: FakeEndpoint, store: Path) -> None:
-    assert dict(ask_endpoint(ROWS, settings_of(endpoint), store)) == ALL
+    assert texts(ask_endpoint(ROWS, settings_of(endpoint), store)) == ALL
     path, headers, body = next(request for request in endpoint.requests if "context" in json.dumps(request[2]))
     assert (path, headers["authorization"]) == ("/v1/chat/completions", f"Bearer {KEY}")
     assert isinstance(body.pop("seed"), int)
@@ -41,7 +42,7 @@ def test_every_row_gets_its_answer_and_the_request_says_all_settings(endpoint: F
 
 
 def test_without_a_key_no_authorization_is_sent(endpoint: FakeEndpoint, store: Path) -> None:
-    assert dict(ask_endpoint(ROWS[:1], settings_of(endpoint, key=""), store)) == {3: "A"}
+    assert texts(ask_endpoint(ROWS[:1], settings_of(endpoint, key=""), store)) == {3: "A"}
     assert "authorization" not in endpoint.requests[0][1]
 
 
@@ -49,8 +50,8 @@ def test_the_seed_differs_by_prompt_and_does_not_hang_on_the_place_of_a_row(
     endpoint: FakeEndpoint, store: Path, tmp_path: Path
 ) -> None:
     settings = settings_of(endpoint)
-    dict(ask_endpoint([example(row_id, f"p{row_id}") for row_id in range(20)], settings, store))
-    dict(ask_endpoint([example(0, "p3"), example(1, "p0")], settings, tmp_path / "other.jsonl"))
+    texts(ask_endpoint([example(row_id, f"p{row_id}") for row_id in range(20)], settings, store))
+    texts(ask_endpoint([example(0, "p3"), example(1, "p0")], settings, tmp_path / "other.jsonl"))
     seeds = [(prompt, body["seed"]) for prompt, (_, _, body) in zip(endpoint.prompts, endpoint.requests, strict=True)]
     assert len(seeds) == 22
     assert len(set(seeds)) == len(dict(seeds)) == len(set(dict(seeds).values())) == 20
@@ -59,7 +60,7 @@ def test_the_seed_differs_by_prompt_and_does_not_hang_on_the_place_of_a_row(
 
 def test_rows_of_one_prompt_share_one_request(endpoint: FakeEndpoint, store: Path) -> None:
     rows = [example(1, "a"), example(2, "b"), example(6, "a")]
-    assert dict(ask_endpoint(rows, settings_of(endpoint), store)) == {1: "A", 2: "B", 6: "A"}
+    assert texts(ask_endpoint(rows, settings_of(endpoint), store)) == {1: "A", 2: "B", 6: "A"}
     assert sorted(endpoint.prompts) == ["a", "b"]
 
 
@@ -72,7 +73,7 @@ def test_the_key_is_in_no_repr_store_log_or_error(
     replies = iter([good("A"), (401, {}, echo.encode())])
     endpoint.reply = lambda prompt: next(replies)
     with pytest.raises(UserError) as error:
-        dict(ask_endpoint(ROWS, settings, store))
+        texts(ask_endpoint(ROWS, settings, store))
     assert f"HTTP 401 {'x' * 190} Bearer **, at attempt 1" in str(error.value)
     assert stored(store) == ["A"]
     assert "POST" in caplog.text
@@ -83,7 +84,7 @@ def test_the_key_is_in_no_repr_store_log_or_error(
 @pytest.mark.parametrize("key", ["sk-Secret\n", "sk-Secret two", "sk-Secreté"])
 def test_a_key_that_no_header_can_hold_is_refused_unseen(endpoint: FakeEndpoint, store: Path, key: str) -> None:
     with pytest.raises(UserError, match="the key cannot be sent; allowed: visible ASCII characters") as error:
-        dict(ask_endpoint(ROWS, settings_of(endpoint, key=key), store))
+        texts(ask_endpoint(ROWS, settings_of(endpoint, key=key), store))
     assert "Secret" not in str(error.value)
     assert endpoint.requests == []
 
@@ -94,7 +95,7 @@ def test_a_status_that_may_pass_is_tried_again(endpoint: FakeEndpoint, store: Pa
     endpoint.reply = lambda prompt: next(replies)
     delays: list[float] = []
     answers = ask_endpoint(ROWS[:1], settings_of(endpoint), store, lambda stopped, delay_s: delays.append(delay_s))
-    assert dict(answers) == {3: "A"}
+    assert texts(answers) == {3: "A"}
     assert delays == [0.5]
     assert len(endpoint.requests) == 2
 
@@ -104,7 +105,7 @@ def test_waits_double_up_to_half_a_minute_and_end_with_the_last_reason(endpoint:
     delays: list[float] = []
     settings = settings_of(endpoint, max_retries=8)
     with pytest.raises(UserError) as error:
-        dict(ask_endpoint(ROWS[:1], settings, store, lambda stopped, delay_s: delays.append(delay_s)))
+        texts(ask_endpoint(ROWS[:1], settings, store, lambda stopped, delay_s: delays.append(delay_s)))
     assert delays == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
     assert str(error.value) == (
         f"{endpoint.address}: row_id 3: HTTP 503 <p> over loaded</p>{'!' * 181}, at attempt 9;"
@@ -136,7 +137,7 @@ def test_the_wait_that_a_server_asks_for_is_kept_up_to_the_cap(
     replies = iter([(429, {"Retry-After": value}, b""), good("A")])
     endpoint.reply = lambda prompt: next(replies)
     delays: list[float] = []
-    assert dict(ask_endpoint(ROWS[:1], settings_of(endpoint), store, lambda _, wait_s: delays.append(wait_s))) == {
+    assert texts(ask_endpoint(ROWS[:1], settings_of(endpoint), store, lambda _, wait_s: delays.append(wait_s))) == {
         3: "A"
     }
     assert delays == [delay_s]
@@ -159,7 +160,7 @@ def test_a_refusal_stops_at_once_with_one_request(
 ) -> None:
     endpoint.reply = lambda prompt: reply
     with pytest.raises(UserError) as error:
-        dict(ask_endpoint(ROWS, settings_of(endpoint, num_parallel=1), store, no_wait))
+        texts(ask_endpoint(ROWS, settings_of(endpoint, num_parallel=1), store, no_wait))
     assert str(error.value).startswith(f"{endpoint.address}: row_id 3: {fault}")
     assert len(endpoint.requests) == 1
 
@@ -185,7 +186,7 @@ def test_an_answer_without_text_is_asked_for_again_and_then_an_error(
 ) -> None:
     endpoint.reply = lambda prompt: (200, {}, content)
     with pytest.raises(UserError) as error:
-        dict(ask_endpoint(ROWS[1:2], settings_of(endpoint), store, no_wait))
+        texts(ask_endpoint(ROWS[1:2], settings_of(endpoint), store, no_wait))
     start = f"{endpoint.address}: row_id 5: no text at choices[0].message.content of the answer"
     assert str(error.value).startswith(start)
     assert ", at attempt 3; 0 of 1 rows are done" in str(error.value)
@@ -197,16 +198,18 @@ def test_an_answer_without_text_is_asked_for_again_and_then_an_error(
 def test_a_broken_answer_and_then_a_whole_one_is_an_answer(endpoint: FakeEndpoint, store: Path) -> None:
     replies = iter([(200, {}, b'{"choices"'), (200, {"Content-Encoding": "gzip"}, b"no gzip"), good("A")])
     endpoint.reply = lambda prompt: next(replies)
-    assert dict(ask_endpoint(ROWS[:1], settings_of(endpoint), store, no_wait)) == {3: "A"}
+    assert texts(ask_endpoint(ROWS[:1], settings_of(endpoint), store, no_wait)) == {3: "A"}
 
 
 def test_text_is_kept_as_it_is_but_for_what_rows_cannot_hold(endpoint: FakeEndpoint, store: Path) -> None:
     endpoint.reply = lambda prompt: good(" é\u2028\U0001f600\n", "length")
-    assert dict(ask_endpoint(ROWS[:1], settings_of(endpoint), store)) == {3: " é\u2028\U0001f600\n"}
+    assert texts(ask_endpoint(ROWS[:1], settings_of(endpoint), store)) == {3: " é\u2028\U0001f600\n"}
     endpoint.reply = lambda prompt: good("a\0b\ud83d")
-    assert dict(ask_endpoint(ROWS[:2], settings_of(endpoint), store)) == {
+    assert texts(ask_endpoint(ROWS[:2], settings_of(endpoint), store)) == {
         3: " é\u2028\U0001f600\n",
         5: "a\ufffdb\ufffd",
     }
-    reasons = [json.loads(line)["finish_reason"] for line in store.read_text().splitlines()]
-    assert reasons == ["length", "stop"]
+    cut = [json.loads(line)["is_cut"] for line in store.read_text().splitlines()]
+    assert cut == [True, False]
+    again = dict(ask_endpoint(ROWS[:2], settings_of(endpoint), store))
+    assert [again[row_id].is_cut for row_id in (3, 5)] == [True, False]

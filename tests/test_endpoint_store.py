@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from minillm.dataset import Answer
 from minillm.endpoint import ask_endpoint
 from minillm.errors import UserError
 from tests.fake_endpoint import (
@@ -22,8 +23,10 @@ from tests.fake_endpoint import (
     example,
     good,
     no_wait,
+    pairs,
     settings_of,
     stored,
+    texts,
 )
 
 
@@ -38,7 +41,7 @@ def test_a_server_that_goes_away_leaves_the_finished_rows(endpoint: FakeEndpoint
 
     endpoint.reply = reply
     answers = ask_endpoint(ROWS, settings_of(endpoint, num_parallel=1), store, no_wait)
-    assert next(answers) == (3, "A")
+    assert next(answers) == (3, Answer("A", is_cut=False))
     endpoint.stop()
     is_gone.set()
     with pytest.raises(UserError) as error:
@@ -54,14 +57,14 @@ def test_a_server_that_does_not_answer_in_time_is_an_error(endpoint: FakeEndpoin
     is_over = threading.Event()
     endpoint.reply = lambda prompt: good(str(is_over.wait(5)))
     with pytest.raises(UserError, match=r"row_id 3: ReadTimeout timed out, at attempt 2; 0 of 1 rows are done"):
-        dict(ask_endpoint(ROWS[:1], settings_of(endpoint, timeout_s=0.1, max_retries=1), store, no_wait))
+        texts(ask_endpoint(ROWS[:1], settings_of(endpoint, timeout_s=0.1, max_retries=1), store, no_wait))
     is_over.set()
 
 
 @pytest.mark.parametrize("address", ["http://a..b/v1", "http://[::1/v1", "ftp://a/v1", "127.0.0.1:8000/v1"])
 def test_what_is_no_address_is_not_tried_twice(endpoint: FakeEndpoint, store: Path, address: str) -> None:
     with pytest.raises(UserError) as error:
-        dict(ask_endpoint(ROWS[:1], settings_of(endpoint, address=address), store, no_wait))
+        texts(ask_endpoint(ROWS[:1], settings_of(endpoint, address=address), store, no_wait))
     assert str(error.value).startswith(f"{address}: row_id 3: not an address: ")
     assert ", at attempt 1;" in str(error.value)
 
@@ -69,10 +72,10 @@ def test_what_is_no_address_is_not_tried_twice(endpoint: FakeEndpoint, store: Pa
 def test_after_a_failure_only_the_missing_rows_are_asked(endpoint: FakeEndpoint, store: Path) -> None:
     endpoint.reply = lambda prompt: (400, {}, b"") if prompt == "b" else good(prompt.upper())
     with pytest.raises(UserError, match=r"row_id 5: HTTP 400, at attempt 1; 1 of 3 rows are done"):
-        dict(ask_endpoint(ROWS, settings_of(endpoint, num_parallel=1), store))
+        texts(ask_endpoint(ROWS, settings_of(endpoint, num_parallel=1), store))
     assert endpoint.prompts == ["a", "b"]
     endpoint.reply = lambda prompt: good(f"anew {prompt}")
-    answers = list(ask_endpoint(ROWS, settings_of(endpoint, num_parallel=1), store))
+    answers = list(pairs(ask_endpoint(ROWS, settings_of(endpoint, num_parallel=1), store)))
     assert answers == [(3, "A"), (5, "anew b"), (8, "anew c\n\ncontext")]
     assert endpoint.prompts[2:] == ["b", "c\n\ncontext"]
 
@@ -92,7 +95,7 @@ def test_a_failure_keeps_what_is_in_flight_and_starts_nothing_new(endpoint: Fake
     endpoint.reply = reply
     rows = [example(row_id, chr(97 + row_id)) for row_id in range(10)]
     with pytest.raises(UserError, match=r"row_id 0: HTTP 401, at attempt 1; 1 of 10 rows are done"):
-        dict(ask_endpoint(rows, settings_of(endpoint), store))
+        texts(ask_endpoint(rows, settings_of(endpoint), store))
     assert sorted(endpoint.prompts) == ["a", "b"]
     assert stored(store) == ["B"]
 
@@ -110,7 +113,7 @@ def test_a_failure_ends_the_waits_of_others(endpoint: FakeEndpoint, store: Path)
     endpoint.reply = reply
     start_s = time.monotonic()
     with pytest.raises(UserError, match="row_id 5: HTTP 401"):
-        dict(ask_endpoint(ROWS[:2], settings_of(endpoint), store))
+        texts(ask_endpoint(ROWS[:2], settings_of(endpoint), store))
     assert time.monotonic() - start_s < 5
     assert len(endpoint.requests) == 2
 
@@ -138,7 +141,7 @@ def test_leaving_early_does_not_wait_for_what_is_in_flight_which_is_still_kept(
     endpoint.reply = reply
     answers = ask_endpoint(ROWS, settings_of(endpoint, num_parallel=1), store)
     assert isinstance(answers, Generator)
-    assert next(answers) == (3, "A")
+    assert next(answers) == (3, Answer("A", is_cut=False))
     while len(endpoint.requests) < 2:
         time.sleep(0.005)
     start_s = time.monotonic()
@@ -164,7 +167,7 @@ def test_leaving_early_ends_the_retries(endpoint: FakeEndpoint, store: Path) -> 
     endpoint.reply = reply
     answers = ask_endpoint(ROWS, settings_of(endpoint, num_parallel=1), store, no_wait)
     assert isinstance(answers, Generator)
-    assert next(answers) == (3, "A")
+    assert next(answers) == (3, Answer("A", is_cut=False))
     while len(endpoint.requests) < 2:
         time.sleep(0.005)
     answers.close()
@@ -177,7 +180,7 @@ def test_leaving_early_ends_the_retries(endpoint: FakeEndpoint, store: Path) -> 
 
 def test_connections_are_used_again_and_closed_at_the_end(endpoint: FakeEndpoint, store: Path) -> None:
     rows = [example(row_id, f"p{row_id}") for row_id in range(8)]
-    assert len(dict(ask_endpoint(rows, settings_of(endpoint), store))) == 8
+    assert len(texts(ask_endpoint(rows, settings_of(endpoint), store))) == 8
     deadline_s = time.monotonic() + 2
     while "open" in endpoint.connections and time.monotonic() < deadline_s:
         time.sleep(0.005)
@@ -195,7 +198,7 @@ def test_no_more_requests_than_allowed_run_at_once(endpoint: FakeEndpoint, store
 
     endpoint.reply = reply
     rows = [example(row_id, f"p{row_id}") for row_id in range(9)]
-    answers = dict(ask_endpoint(rows, settings_of(endpoint, num_parallel=3), store))
+    answers = texts(ask_endpoint(rows, settings_of(endpoint, num_parallel=3), store))
     assert answers == {row_id: f"P{row_id}" for row_id in range(9)}
     assert endpoint.most_in_flight == 3
 
@@ -213,30 +216,30 @@ def test_no_more_requests_than_allowed_run_at_once(endpoint: FakeEndpoint, store
     ids=str,
 )
 def test_another_model_or_setting_is_asked_anew(endpoint: FakeEndpoint, store: Path, changes: dict[str, Any]) -> None:
-    dict(ask_endpoint(ROWS[:1], settings_of(endpoint), store))
+    texts(ask_endpoint(ROWS[:1], settings_of(endpoint), store))
     endpoint.reply = lambda prompt: good("other")
     if "address" in changes:
         changes = {"address": endpoint.address.replace("/v1", "/v2")}
-    assert dict(ask_endpoint(ROWS[:1], settings_of(endpoint, **changes), store)) == {3: "other"}
-    assert dict(ask_endpoint(ROWS[:1], settings_of(endpoint), store)) == {3: "A"}
+    assert texts(ask_endpoint(ROWS[:1], settings_of(endpoint, **changes), store)) == {3: "other"}
+    assert texts(ask_endpoint(ROWS[:1], settings_of(endpoint), store)) == {3: "A"}
     assert len(endpoint.requests) == 2
 
 
 def test_how_one_asks_does_not_make_another_answer(endpoint: FakeEndpoint, store: Path) -> None:
-    dict(ask_endpoint(ROWS, settings_of(endpoint), store))
+    texts(ask_endpoint(ROWS, settings_of(endpoint), store))
     changed = settings_of(
         endpoint, key="", num_parallel=1, max_retries=0, timeout_s=1.0, address=f"{endpoint.address}/"
     )
-    assert dict(ask_endpoint([example(0, "b"), example(1, "a")], changed, store)) == {0: "B", 1: "A"}
+    assert texts(ask_endpoint([example(0, "b"), example(1, "a")], changed, store)) == {0: "B", 1: "A"}
     assert len(endpoint.requests) == 3
 
 
 def test_a_torn_last_line_is_asked_again_and_repaired(endpoint: FakeEndpoint, store: Path) -> None:
     settings = settings_of(endpoint, num_parallel=1)
-    dict(ask_endpoint(ROWS, settings, store))
+    texts(ask_endpoint(ROWS, settings, store))
     whole = store.read_bytes()
     store.write_bytes(whole[:-10])
-    assert dict(ask_endpoint(ROWS, settings, store)) == ALL
+    assert texts(ask_endpoint(ROWS, settings, store)) == ALL
     assert endpoint.prompts == ["a", "b", "c\n\ncontext", "c\n\ncontext"]
     assert store.read_bytes() == whole
 
@@ -245,11 +248,11 @@ def test_a_torn_last_line_is_asked_again_and_repaired(endpoint: FakeEndpoint, st
 def test_a_store_that_something_else_wrote_is_refused_by_line(
     endpoint: FakeEndpoint, store: Path, broken: bytes
 ) -> None:
-    dict(ask_endpoint(ROWS[:1], settings_of(endpoint), store))
+    texts(ask_endpoint(ROWS[:1], settings_of(endpoint), store))
     content = store.read_bytes() + broken
     store.write_bytes(content)
     with pytest.raises(UserError) as error:
-        dict(ask_endpoint(ROWS, settings_of(endpoint), store))
+        texts(ask_endpoint(ROWS, settings_of(endpoint), store))
     assert str(error.value) == f"{store}: line 2 is no stored answer; remove the line, or the file to ask anew"
     assert store.read_bytes() == content
     assert len(endpoint.requests) == 1
@@ -261,9 +264,9 @@ def test_an_answer_that_does_not_fit_the_disk_leaves_no_torn_line(endpoint: Fake
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
     try:
         with pytest.raises(OSError, match="File too large"):
-            dict(ask_endpoint(ROWS[:2], settings_of(endpoint, num_parallel=1), store))
+            texts(ask_endpoint(ROWS[:2], settings_of(endpoint, num_parallel=1), store))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert stored(store) == ["A"]
     assert store.read_bytes().endswith(b"}\n")
-    assert dict(ask_endpoint(ROWS[:2], settings_of(endpoint), store)) == {3: "A", 5: "x" * 2_000_000}
+    assert texts(ask_endpoint(ROWS[:2], settings_of(endpoint), store)) == {3: "A", 5: "x" * 2_000_000}

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from minillm.dataset import Answer
 from minillm.distill_config import DistillConfig
 from minillm.distiller import distill
 from minillm.divergences import forward_kl, named_divergence, reverse_kl
@@ -132,13 +133,13 @@ def test_seqkd_learns_from_the_teachers_own_responses_to_the_training_prompts(gr
 
 
 def test_a_black_boxs_texts_are_encoded_ended_and_cut_at_the_limit_without_an_end_token() -> None:
-    answers = {row.row_id: " ".join(["w7"] * (1 + row.row_id)) for row in ROWS}
+    answers = {row.row_id: Answer(" ".join(["w7"] * (1 + row.row_id)), is_cut=row.row_id == 2) for row in ROWS}
     run = run_of(settings("seqkd", seqkd={"source": "file"}), answers=answers)
     texts, metrics = make_method(run).collect(1)
     for index, (prompt, response) in zip(phase_indices(10, 16, phase=1, seed=5), pairs_of(texts), strict=True):
         assert prompt == ROWS[index].prompt_ids
-        assert response == ([7] * (1 + index) + [tiny.END_ID])[:6]
-    ended = [index < 5 for index in phase_indices(10, 16, phase=1, seed=5)]
+        assert response == ([7] * 3 if index == 2 else ([7] * (1 + index) + [tiny.END_ID])[:6])
+    ended = [index < 5 and index != 2 for index in phase_indices(10, 16, phase=1, seed=5)]
     assert metrics["response/end_rate"] == sum(ended) / 16
 
 

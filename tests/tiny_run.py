@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from minillm.dataset import Example
+from minillm.dataset import Answer, Example
 from minillm.device import Compute
 from minillm.distill_config import DistillConfig
 from minillm.distiller import make_actors
@@ -70,7 +70,7 @@ def tiny_run(
     *,
     seed: int = 5,
     compute: Compute = CPU,
-    answers: Mapping[int, str] | None = None,
+    answers: Mapping[int, Answer] | None = None,
 ) -> Run:
     """Return a run with the rollout settings of the config."""
     rollout = config.rollout

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from minillm.dataset import Example
+from minillm.dataset import Answer, Example
 from minillm.device import Compute
 from minillm.distill_config import DistillConfig
 from minillm.draws import Stream, permutation
@@ -25,12 +25,12 @@ class DistillData:
 
     rows: the training rows.
     corpus: packed plain-text blocks (K, L) for the language-model loss; may be empty when its weight is 0.
-    answers: a black-box teacher's response texts by `row_id`, for seqkd; otherwise empty.
+    answers: a black-box teacher's answers by `row_id`, for seqkd; otherwise empty.
     """
 
     rows: Sequence[Example]
     corpus: Tensor
-    answers: Mapping[int, str]
+    answers: Mapping[int, Answer]
 
 
 @dataclass(frozen=True)

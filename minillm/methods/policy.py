@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from minillm.advantages import Credit, response_rewards, token_rewards, with_advantages
+from minillm.advantages import Credit, groups_with_signal, response_rewards, token_rewards, with_advantages
 from minillm.distill_config import DistillConfig
 from minillm.draws import Stream, permutation
 from minillm.methods.interface import Recipe, Run, phase_indices, student_logits, teacher_logits
@@ -18,8 +18,6 @@ from minillm.rollout import collect_rollout
 from minillm.schedules import scheduled_value
 from minillm.task_rewards import TaskReward
 from minillm.types import Experience, Rollout, TokenLosses
-
-_NO_SIGNAL = 1e-6  # nats: a group whose rewards differ by less is told apart by rounding only
 
 
 def minillm_credit(config: DistillConfig) -> Credit:
@@ -88,23 +86,28 @@ class PolicyGradient:
         """Nothing adapts."""
 
     def collect(self, phase: int) -> tuple[Experience, Mapping[str, float]]:
-        """Return the rollouts of a phase with their advantages."""
+        """Return the rollouts of a phase with their advantages; the metrics are those before any refill."""
         run = self._run
         num_prompts = run.config.rollout.rollouts_per_phase // self._credit.group_size
         indices = phase_indices(len(run.data.rows), num_prompts, phase=phase, seed=run.seed)
         sampled = self._sampled(phase, indices, first_row_id=0)
         metrics = rollout_metrics(sampled.rollout, run.decoding.end_id)
+        if self._task_reward is not None:
+            metrics["reward/task_mean"] = float(sampled.task_rewards.mean()) / run.config.objective.task_reward_weight
         if run.config.objective.max_refills:
-            sampled, metrics = self._refilled(phase, sampled, metrics)
+            sampled, metrics = self._refilled(phase, sampled, metrics, set(indices))
         task_rewards = sampled.task_rewards if self._task_reward else None
         return with_advantages(sampled.rollout, self._credit, task_rewards), metrics
 
-    def _refilled(self, phase: int, sampled: _Sampled, metrics: dict[str, float]) -> tuple[_Sampled, dict[str, float]]:
+    def _refilled(
+        self, phase: int, sampled: _Sampled, metrics: dict[str, float], taken: Collection[int]
+    ) -> tuple[_Sampled, dict[str, float]]:
         """Replace groups without signal by those of other prompts (DAPO's dynamic sampling, arXiv:2503.14476).
 
-        At most `max_refills` times; groups that are still without signal then stay, with advantages of zero.
+        At most `max_refills` times; groups that are still without signal then stay, under grpo with advantages of zero.
         """
-        order = permutation(self._run.seed, Stream.REFILL_ORDER, phase, len(self._run.data.rows))
+        rows = permutation(self._run.seed, Stream.REFILL_ORDER, phase, len(self._run.data.rows))
+        order = [row for row in rows if row not in taken]
         num_refills = 0
         while not sampled.signal.all() and num_refills < self._run.config.objective.max_refills and order:
             num_refills += 1
@@ -127,12 +130,12 @@ class PolicyGradient:
             score_batch_size=run.config.optimizer.micro_batch_size,
             compute=run.compute,
             first_row_id=first_row_id,
+            group_size=size,
         )
         task_rewards = self._task_rewards(rollout, places)
         rewards = token_rewards(rollout.teacher_logprobs, rollout.old_logprobs, rollout.response_mask)
         whole = response_rewards(rewards, rollout.response_mask, self._credit.length_normalize) + task_rewards
-        groups = whole.view(-1, size)
-        return _Sampled(rollout, task_rewards, groups.amax(dim=1) - groups.amin(dim=1) > _NO_SIGNAL)
+        return _Sampled(rollout, task_rewards, groups_with_signal(rollout, whole, size))
 
     def _alpha(self, phase: int) -> float:
         rollout = self._run.config.rollout

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from minillm.dataset import Answer
 from minillm.generation import all_responses, generate_responses
 from minillm.methods.interface import Run
 
@@ -23,17 +24,19 @@ def teacher_writer(run: Run, greedy: bool) -> Writer:
     return write
 
 
-def text_writer(run: Run, texts: Mapping[int, str]) -> Writer:
+def text_writer(run: Run, answers: Mapping[int, Answer]) -> Writer:
     """Return a writer that looks responses up by the training row's `row_id`.
 
-    One of more tokens than `rollout.max_response_tokens` is used up to there, without an end token, as a sampled
-    response is; `response/end_rate` counts the others.
+    One that its author was not allowed to end, or of more tokens than `rollout.max_response_tokens`, is used up to
+    there without an end token, as a sampled response is; `response/end_rate` counts the others.
     """
 
     def write(phase: int, indices: Sequence[int]) -> list[list[int]]:
-        answers = [texts[run.data.rows[index].row_id] for index in indices]
+        found = [answers[run.data.rows[index].row_id] for index in indices]
+        texts = [answer.text for answer in found]
         # A special token spelled out in an answer is text, not control.
-        encoded = run.tokenizer(answers, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        return [[*ids, run.decoding.end_id][: run.decoding.max_tokens] for ids in encoded]
+        encoded = run.tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        ends = [[] if answer.is_cut else [run.decoding.end_id] for answer in found]
+        return [[*ids, *end][: run.decoding.max_tokens] for ids, end in zip(encoded, ends, strict=True)]
 
     return write
