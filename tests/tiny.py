@@ -26,22 +26,6 @@ END_ID = 0
 PAD_ID = 0
 
 
-def tiny_llama(seed: int, num_layers: int = 2) -> Any:
-    """Return a random Llama whose next-token distributions are far from uniform."""
-    config = LlamaConfig(
-        vocab_size=NUM_TOKENS,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=num_layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        initializer_range=0.3,
-        attn_implementation="eager",
-    )
-    return _seeded(LlamaForCausalLM, config, seed)
-
-
 def tiny_gpt2(seed: int, num_layers: int = 2) -> Any:
     """Return a random GPT-2, whose learned positions show any shift by padding."""
     config = GPT2Config(
@@ -75,6 +59,7 @@ def tiny_opt(seed: int, num_layers: int = 2) -> Any:
 
 def _llama_like(config_kind: Any, model_kind: Any, **changes: Any) -> Callable[..., Any]:
     def make(seed: int, num_layers: int = 2) -> Any:
+        """Return a random model whose next-token distributions are far from uniform."""
         config = config_kind(
             vocab_size=NUM_TOKENS,
             hidden_size=32,
@@ -93,6 +78,7 @@ def _llama_like(config_kind: Any, model_kind: Any, **changes: Any) -> Callable[.
     return make
 
 
+tiny_llama = _llama_like(LlamaConfig, LlamaForCausalLM)
 tiny_qwen2 = _llama_like(Qwen2Config, Qwen2ForCausalLM)
 tiny_qwen3 = _llama_like(Qwen3Config, Qwen3ForCausalLM)
 # Soft caps on attention and head, and a sliding window shorter than the texts of the tests.
