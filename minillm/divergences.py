@@ -5,12 +5,13 @@ Each is at least 0, 0 only between equal distributions, and differentiable throu
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor
+
+from minillm.logprobs import mixture_logprobs
 
 Divergence = Callable[[Tensor, Tensor], Tensor]
 
@@ -32,13 +33,13 @@ def reverse_kl(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
 def skewed_forward_kl(student_logits: Tensor, teacher_logits: Tensor, skew: float) -> Tensor:
     """Return KL(teacher || skew teacher + (1 - skew) student) (...), 0 <= skew < 1; arXiv:2402.03898, section 3."""
     teacher, student = teacher_logits.log_softmax(dim=-1), student_logits.log_softmax(dim=-1)
-    return _kl(teacher, _mixed(teacher, student, skew))
+    return _kl(teacher, mixture_logprobs(teacher, student, skew))
 
 
 def skewed_reverse_kl(student_logits: Tensor, teacher_logits: Tensor, skew: float) -> Tensor:
     """Return KL(student || skew student + (1 - skew) teacher) (...), 0 <= skew < 1; arXiv:2402.03898, section 3."""
     teacher, student = teacher_logits.log_softmax(dim=-1), student_logits.log_softmax(dim=-1)
-    return _kl(student, _mixed(student, teacher, skew))
+    return _kl(student, mixture_logprobs(student, teacher, skew))
 
 
 def jsd(student_logits: Tensor, teacher_logits: Tensor, beta: float) -> Tensor:
@@ -52,7 +53,7 @@ def jsd(student_logits: Tensor, teacher_logits: Tensor, beta: float) -> Tensor:
     if beta == 1:
         return reverse_kl(student_logits, teacher_logits)
     teacher, student = teacher_logits.log_softmax(dim=-1), student_logits.log_softmax(dim=-1)
-    mixture = _mixed(teacher, student, beta)
+    mixture = mixture_logprobs(teacher, student, beta)
     return beta * _kl(teacher, mixture) + (1 - beta) * _kl(student, mixture)
 
 
@@ -75,7 +76,8 @@ def _gaps(student_logits: Tensor, teacher_logits: Tensor, head_share: float) -> 
     difference = (teacher - student_logits.softmax(dim=-1).gather(-1, order)).abs()
     # The token that crosses the share belongs to the head, so that the head is never empty.
     head = teacher.cumsum(dim=-1) - teacher < head_share
-    return (torch.where(part, difference, 0.0).sum(dim=-1) for part in (head, ~head))  # type: ignore[return-value]
+    in_head = torch.where(head, difference, 0.0).sum(dim=-1)
+    return in_head, torch.where(head, 0.0, difference).sum(dim=-1)
 
 
 def total_variation(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
@@ -106,13 +108,6 @@ def _power_divergence(first: Tensor, second: Tensor, order: float) -> Tensor:
     first_power, second_power = (order * first).exp(), (order * second).exp()
     terms = first_power * order * (first - second) - first_power + second_power
     return terms.sum(dim=-1) / order**2
-
-
-def _mixed(first: Tensor, second: Tensor, share: float) -> Tensor:
-    """Return log(share first + (1 - share) second) of log-probabilities."""
-    if share == 0:
-        return second
-    return torch.logaddexp(math.log(share) + first, math.log1p(-share) + second)
 
 
 _BY_NAME: dict[str, Callable[..., Tensor]] = {

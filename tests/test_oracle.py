@@ -249,7 +249,7 @@ def test_group_std_is_an_approximation_pinned_term_by_term() -> None:
     for pair in itertools.product(tabular.sequences(), repeat=2):
         own = [tabular.sequence_logprob(student, sequence) for sequence in pair]
         rewards = [
-            float(tabular.sequence_logprob(teacher, sequence) - value)
+            float(tabular.sequence_logprob(teacher, sequence) - value.detach())
             for sequence, value in zip(pair, own, strict=True)
         ]
         sign = (rewards[0] > rewards[1]) - (rewards[0] < rewards[1])

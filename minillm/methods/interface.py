@@ -93,6 +93,15 @@ def phase_indices(num_rows: int, num_picked: int, *, phase: int, seed: int) -> l
     return [orders[epoch][place] for epoch, place in places]
 
 
+def length_metrics(responses: Sequence[Sequence[int]], end_id: int) -> dict[str, float]:
+    """Return the mean length in tokens and the share of responses that ended."""
+    ended = sum(end_id in response for response in responses)
+    return {
+        "response/length_mean": sum(map(len, responses)) / len(responses),
+        "response/end_rate": ended / len(responses),
+    }
+
+
 def student_logits(run: Run, part: Texts, temperature: float) -> Tensor:
     """Return logits (N, V) of the student at the response tokens, with gradient."""
     model, mask = run.actors.student, part.response_mask

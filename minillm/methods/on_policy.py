@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from minillm.divergences import Divergence
 from minillm.generation import all_responses, generate_responses
-from minillm.methods.interface import Recipe, Run, phase_indices, student_logits, teacher_logits
+from minillm.methods.interface import Recipe, Run, length_metrics, phase_indices, student_logits, teacher_logits
 from minillm.methods.replay import OnPolicyShare, ReplayBuffer, Sample, drawn_sources
 from minillm.rollout import padded_texts, scored_by_teacher
 from minillm.types import ScoredTexts, TokenLosses
@@ -45,7 +45,9 @@ class GeneralizedDistillation:
             "rollout/fresh_rows": float(len(fresh)),
             "rollout/replayed_rows": float(len(replayed)),
         }
-        return self._scored([*data, *fresh, *replayed]), metrics | self._lengths(fresh)
+        if fresh:
+            metrics |= length_metrics([sample.response_ids for sample in fresh], run.decoding.end_id)
+        return self._scored([*data, *fresh, *replayed]), metrics
 
     def _fresh_share(self, phase: int) -> float:
         """Return 1 without a buffer, and as long as it is empty."""
@@ -65,13 +67,6 @@ class GeneralizedDistillation:
         responses = [sample.response_ids for sample in samples]
         texts = padded_texts(prompts, responses, run.decoding.pad_id, run.compute)
         return scored_by_teacher(run.actors.teacher, texts, run.config.optimizer.micro_batch_size, run.compute)
-
-    def _lengths(self, samples: Sequence[Sample]) -> dict[str, float]:
-        if not samples:
-            return {}
-        ended = sum(self._run.decoding.end_id in sample.response_ids for sample in samples)
-        total = sum(len(sample.response_ids) for sample in samples)
-        return {"response/length_mean": total / len(samples), "response/end_rate": ended / len(samples)}
 
     def token_losses(self, part: ScoredTexts) -> TokenLosses:
         """Return the divergence at every token; no gradient passes through the sampling."""

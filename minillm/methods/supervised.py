@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from minillm.divergences import Divergence
 from minillm.logprobs import token_logprobs
-from minillm.methods.interface import Recipe, Run, phase_indices, student_logits, teacher_logits
+from minillm.methods.interface import Recipe, Run, length_metrics, phase_indices, student_logits, teacher_logits
 from minillm.methods.writers import Writer
 from minillm.rollout import padded_texts, scored_by_teacher
 from minillm.types import ScoredTexts, Texts, TokenLosses
@@ -49,12 +49,7 @@ class FineTuning(_Supervised):
             return self._data(phase), {}
         indices = self._rows(phase)
         responses = self._writer(phase, indices)
-        ended = sum(self._run.decoding.end_id in response for response in responses)
-        metrics = {
-            "response/length_mean": sum(map(len, responses)) / len(responses),
-            "response/end_rate": ended / len(responses),
-        }
-        return self._texts(indices, responses), metrics
+        return self._texts(indices, responses), length_metrics(responses, self._run.decoding.end_id)
 
     def token_losses(self, part: Texts) -> TokenLosses:
         """Return the negative log-likelihood of every token."""

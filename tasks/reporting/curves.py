@@ -8,7 +8,7 @@ from tasks.reporting.charts import Series, line_chart
 from tasks.reporting.inputs import MODELS, TRAINING_STAGES, ReportContent
 
 _NOT_CHARTED = ("step", "is_best")
-_LOSSES = ("train/loss", "validation/loss")  # of one loop, drawn together
+_LOSSES = ("train/loss", "validation/loss")  # of a supervised loop, drawn together
 _LOSS = "loss"
 _SUPERVISED = {_LOSS: ("Loss", "nats per token"), "optim/lr": ("Learning rate", "")}
 _DISTILL = {
@@ -41,7 +41,7 @@ def curves(content: ReportContent) -> str:
 
 def _figures(stage: str, style: str, curve: list[dict[str, float]], best_step: float) -> list[str]:
     columns = {name for row in curve for name in row} - set(_NOT_CHARTED)
-    if columns >= set(_LOSSES):
+    if _LOSS in _CHARTS[stage] and columns >= set(_LOSSES):
         columns = columns - set(_LOSSES) | {_LOSS}
     known = [name for name in _CHARTS[stage] if name in columns]
     names = [*known, *sorted(columns - set(known))][: _NUM_CHARTS[stage]]
