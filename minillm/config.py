@@ -31,6 +31,7 @@ class RuntimeConfig(Section):
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["auto", "float32", "bfloat16"]
     num_threads: NonNegativeInt
+    loss_memory_mib: PositiveInt
 
 
 class TeacherModelConfig(Section):

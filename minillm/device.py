@@ -14,10 +14,14 @@ from minillm.errors import UserError
 
 @dataclass(frozen=True)
 class Compute:
-    """A device and the dtype of matrix products on it; losses and log-probabilities stay in float32."""
+    """A device and the dtype of matrix products on it; losses and log-probabilities stay in float32.
+
+    loss_memory_mib: of the logits that a loss keeps alive at a time.
+    """
 
     device: torch.device
     dtype: torch.dtype
+    loss_memory_mib: int = 128
 
     @contextmanager
     def autocast(self) -> Iterator[None]:
@@ -30,7 +34,10 @@ class Compute:
 
 
 def choose_compute(
-    device: Literal["auto", "cpu", "cuda"], precision: Literal["auto", "float32", "bfloat16"], num_threads: int
+    device: Literal["auto", "cpu", "cuda"],
+    precision: Literal["auto", "float32", "bfloat16"],
+    num_threads: int,
+    loss_memory_mib: int,
 ) -> Compute:
     """Return the device and dtype to use and set the number of CPU threads (0 keeps all cores)."""
     if num_threads:
@@ -40,7 +47,7 @@ def choose_compute(
     name = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     if precision == "auto":
         precision = "bfloat16" if _has_fast_bfloat16(name) else "float32"
-    return Compute(torch.device(name), getattr(torch, precision))
+    return Compute(torch.device(name), getattr(torch, precision), loss_memory_mib)
 
 
 def _has_fast_bfloat16(device_name: str) -> bool:

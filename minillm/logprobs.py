@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from minillm.heads import Head
+
 
 def position_ids(attention_mask: Tensor) -> Tensor:
     """Return positions (B, L) that count real tokens only, so that left padding does not shift them."""
@@ -34,11 +36,9 @@ def response_hidden(
 
 
 def head_logits(model: Any, hidden: Tensor) -> Tensor:
-    """Return float32 logits (..., V) of the model's head, with its soft cap if it has one."""
-    head = model.get_output_embeddings()
-    logits: Tensor = head(hidden.to(head.weight.dtype)).float()
-    soft_cap = getattr(model.config, "final_logit_softcapping", None)
-    return logits if soft_cap is None else soft_cap * torch.tanh(logits / soft_cap)
+    """Return float32 logits (..., V) of the model's head, without gradient, with its soft cap if it has one."""
+    head = Head.of(model)
+    return head.capped(head.projected(hidden))
 
 
 def token_logprobs(logits: Tensor, token_ids: Tensor) -> Tensor:

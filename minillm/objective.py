@@ -6,6 +6,7 @@ micro-batch size and accumulation never change the recipe.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from minillm.divergences import cross_entropy, entropy, reverse_kl
 from minillm.logprobs import token_logprobs
-from minillm.types import Experience, TokenLosses
+from minillm.types import TokenLosses
 
 # Keeps exp() finite in float32 (it overflows at 88.7); far outside any clip range, so no clipped gradient changes.
 _MAX_LOG_RATIO = 20.0
@@ -29,10 +30,9 @@ class PolicyTerms:
     single_step_weights: Tensor
 
 
-def policy_terms(experience: Experience) -> PolicyTerms:
-    """Return the fields of the experience at its response tokens, row after row."""
-    mask = experience.response_mask
-    return PolicyTerms(**{item.name: getattr(experience, item.name)[mask] for item in fields(PolicyTerms)})
+def policy_terms(at_tokens: Mapping[str, Tensor]) -> PolicyTerms:
+    """Return the terms from the fields of an Experience at some of its tokens."""
+    return PolicyTerms(**{item.name: at_tokens[item.name] for item in fields(PolicyTerms)})
 
 
 def surrogate_loss(

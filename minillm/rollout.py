@@ -11,7 +11,8 @@ from torch import Tensor
 
 from minillm.device import Compute
 from minillm.generation import Decoding, all_responses, generate_responses
-from minillm.logprobs import head_logits, mixture_logprobs, response_hidden, token_logprobs
+from minillm.heads import Head, Readout, logit_blocks
+from minillm.logprobs import mixture_logprobs, response_hidden, token_logprobs
 from minillm.prompts import pad_left, pad_right
 from minillm.types import Rollout, ScoredTexts, Texts
 
@@ -116,11 +117,12 @@ class _Scores:
         """Score the given rows with both models, in the arithmetic of the update."""
         part = texts.select(rows)
         mask, num_tokens = part.response_mask, part.response_ids.shape[1]
+        token_ids = part.response_ids[mask]
         for model, logprobs in ((actors.student, self.student), (actors.teacher, self.teacher)):
             hidden = _states(model, part, compute)
-            with compute.autocast():
-                logits = head_logits(model, hidden[mask]) / temperature
-            values = logprobs.new_zeros(mask.shape)
-            values[mask] = token_logprobs(logits, part.response_ids[mask])
-            logprobs[rows, :num_tokens] = values
+            found = logprobs.new_zeros(len(token_ids))
+            readout = Readout(Head.of(model, compute.dtype), hidden[mask])
+            for places, (logits,) in logit_blocks([readout], memory_mib=compute.loss_memory_mib):
+                found[places] = token_logprobs(logits / temperature, token_ids[places])
+            logprobs[rows, :num_tokens] = logprobs.new_zeros(mask.shape).masked_scatter(mask, found)
         self.teacher_hidden[rows, :num_tokens] = hidden.to(compute.dtype)

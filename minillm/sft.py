@@ -13,7 +13,8 @@ from minillm.config import SftConfig
 from minillm.dataset import Example
 from minillm.device import Compute
 from minillm.draws import Stream, permutation
-from minillm.logprobs import head_logits, response_hidden, token_logprobs
+from minillm.heads import Head, Readout, backward_through_head, logit_blocks
+from minillm.logprobs import response_hidden, token_logprobs
 from minillm.optimization import make_optimizer, optimizer_step
 from minillm.prompts import pad_left, pad_right
 from minillm.schedules import warmed_up_rate
@@ -91,11 +92,9 @@ def _train_step(
     compute: Compute,
 ) -> dict[str, float]:
     num_tokens = sum(len(row.response_ids) for row in batch)
-    total = 0.0
+    head, total = Head.of(model, compute.dtype), 0.0
     for micro_batch in _by_length(batch, config.micro_batch_size):
-        loss = summed_loss(model, micro_batch, pad_id=pad_id, compute=compute) / num_tokens
-        loss.backward()
-        total += float(loss.detach())
+        total += _backward(model, head, micro_batch, num_tokens, pad_id=pad_id, compute=compute)
     rate = warmed_up_rate(
         step - 1,
         config.num_steps,
@@ -117,22 +116,41 @@ def _by_length(rows: Sequence[Example], size: int) -> Iterator[list[Example]]:
         yield ordered[start : start + size]
 
 
-def summed_loss(model: Any, rows: Sequence[Example], *, pad_id: int, compute: Compute) -> Tensor:
-    """Return the negative log-likelihood in nats, summed over every response token of the rows."""
+def _backward(
+    model: Any, head: Head, rows: Sequence[Example], num_tokens: int, *, pad_id: int, compute: Compute
+) -> float:
+    """Add the gradient of the rows' negative log-likelihood in nats over `num_tokens`, and return it."""
+    readout, token_ids = _readout(model, head, rows, pad_id=pad_id, compute=compute)
+    total = torch.zeros((), device=compute.device)
+
+    def block_loss(places: slice, logits: list[Tensor]) -> Tensor:
+        loss = -token_logprobs(logits[0], token_ids[places]).sum() / num_tokens
+        total.add_(loss.detach())
+        return loss
+
+    backward_through_head(readout, [], block_loss, memory_mib=compute.loss_memory_mib)
+    return float(total)
+
+
+def _readout(
+    model: Any, head: Head, rows: Sequence[Example], *, pad_id: int, compute: Compute
+) -> tuple[Readout, Tensor]:
+    """Return the states that predict every response token of the rows, and the tokens (N,)."""
     prompt_ids, prompt_mask = pad_left([row.prompt_ids for row in rows], pad_id)
     response_ids, response_mask = pad_right([row.response_ids for row in rows], pad_id)
     tensors = [part.to(compute.device) for part in (prompt_ids, prompt_mask, response_ids, response_mask)]
     with compute.autocast():
         hidden = response_hidden(model, *tensors)
-        logits = head_logits(model, hidden[tensors[3]])
-    return -token_logprobs(logits, tensors[2][tensors[3]]).sum()
+    return Readout(head, hidden[tensors[3]]), tensors[2][tensors[3]]
 
 
 @torch.no_grad()
 def validation_loss(model: Any, rows: Sequence[Example], *, batch_size: int, pad_id: int, compute: Compute) -> float:
     """Return the mean negative log-likelihood in nats per response token over all rows; NaN becomes infinity."""
-    total = sum(
-        float(summed_loss(model, batch, pad_id=pad_id, compute=compute)) for batch in _by_length(rows, batch_size)
-    )
+    head, total = Head.of(model, compute.dtype), 0.0
+    for batch in _by_length(rows, batch_size):
+        readout, token_ids = _readout(model, head, batch, pad_id=pad_id, compute=compute)
+        for places, (logits,) in logit_blocks([readout], memory_mib=compute.loss_memory_mib):
+            total -= float(token_logprobs(logits, token_ids[places]).sum())
     loss = total / sum(len(row.response_ids) for row in rows)
     return loss if not math.isnan(loss) else math.inf

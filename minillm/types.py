@@ -45,6 +45,11 @@ class Texts:
         columns = {item.name: prompt if item.name.startswith("prompt") else response for item in fields(self)}
         return type(self)(**{name: getattr(self, name)[rows][:, kept] for name, kept in columns.items()})
 
+    def at_tokens(self) -> dict[str, Tensor]:
+        """Return the fields of the response at its N tokens, (N, ...), row after row."""
+        names = [item.name for item in fields(self) if not item.name.startswith("prompt")]
+        return {name: getattr(self, name)[self.response_mask] for name in names}
+
 
 @dataclass(frozen=True)
 class ScoredTexts(Texts):
@@ -82,6 +87,28 @@ class Experience(Rollout):
     advantages: Tensor
     ratios: Tensor
     single_step_weights: Tensor
+
+
+@dataclass(frozen=True)
+class TokenBlock:
+    """Some response tokens and the logits that predict them.
+
+    student_logits, teacher_logits: (N, V), float32, before any temperature; the teacher's only for methods that ask.
+    token_ids: (N,), the tokens themselves.
+    fields: what the texts hold at these tokens, by the name of the field, (N,).
+    """
+
+    student_logits: Tensor
+    teacher_logits: Tensor | None
+    token_ids: Tensor
+    fields: Mapping[str, Tensor]
+
+    def tempered(self, temperature: float) -> tuple[Tensor, Tensor]:
+        """Return the student's and the teacher's logits at a temperature."""
+        assert self.teacher_logits is not None
+        if temperature == 1:
+            return self.student_logits, self.teacher_logits
+        return self.student_logits / temperature, self.teacher_logits / temperature
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from minillm.draws import Stream, permutation
-from minillm.logprobs import head_logits
+from minillm.heads import Head, Readout, backward_through_head
+from minillm.logprobs import response_hidden
 from minillm.methods.interface import Method, Run
 from minillm.objective import language_model_loss
 from minillm.optimization import make_optimizer, optimizer_step
 from minillm.schedules import warmed_up_rate
-from minillm.types import Texts
+from minillm.types import ScoredTexts, Texts, TokenBlock
 
 
 class Updater:
@@ -47,21 +48,47 @@ class Updater:
         """Accumulate the gradient of one global minibatch and apply it; metrics are means over its response tokens."""
         mask = texts.response_mask[rows]
         num_tokens, total_weight = int(mask.sum()), float(token_weights(mask, self._recipe.averaging).sum())
-        metrics: dict[str, float] = defaultdict(float)
+        heads = self._heads()
+        sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=mask.device))
         for micro_rows in self._micro_batches(texts, rows):
             part = texts.select(micro_rows)
-            losses = self._method.token_losses(part)
-            weights = token_weights(part.response_mask, self._recipe.averaging)[part.response_mask]
-            loss = (weights * losses.loss).sum() / total_weight
-            loss.backward()
-            metrics["train/loss"] += float(loss.detach())
-            for name, values in losses.diagnostics.items():
-                metrics[name] += float(values.sum()) / num_tokens
+            weights = token_weights(part.response_mask, self._recipe.averaging)[part.response_mask] / total_weight
+            self._micro_batch_backward(part, weights, heads, sums)
+        metrics = {name: float(total) / (1 if name == "train/loss" else num_tokens) for name, total in sums.items()}
         if self._recipe.language_model_weight > 0:
-            language_model = self._language_model_backward()
+            language_model = self._language_model_backward(heads)
             metrics["train/language_model_loss"] = language_model
             metrics["train/loss"] += self._recipe.language_model_weight * language_model
         return metrics | self._apply(metrics["train/loss"])
+
+    def _heads(self) -> tuple[Head, Head]:
+        """Return the heads of student and teacher with the weights of now."""
+        actors, compute = self._run.actors, self._run.compute
+        return Head.of(actors.student, compute.dtype), Head.of(actors.teacher, compute.dtype)
+
+    def _micro_batch_backward(
+        self, part: Texts, weights: Tensor, heads: tuple[Head, Head], sums: dict[str, Tensor]
+    ) -> None:
+        """Add the gradient of the weighted losses (N,) of some rows, and to `sums` the loss and the diagnostics."""
+        run, fields = self._run, part.at_tokens()
+        with run.compute.autocast():
+            hidden = response_hidden(
+                run.actors.student, part.prompt_ids, part.prompt_mask, part.response_ids, part.response_mask
+            )
+        teacher = [Readout(heads[1], fields.pop("teacher_hidden"))] if isinstance(part, ScoredTexts) else []
+
+        def block_loss(rows: slice, logits: list[Tensor]) -> Tensor:
+            at_rows = {name: values[rows] for name, values in fields.items()}
+            losses = self._method.token_losses(
+                TokenBlock(logits[0], logits[1] if teacher else None, at_rows["response_ids"], at_rows)
+            )
+            loss = (weights[rows] * losses.loss).sum()
+            for name, value in (("train/loss", loss.detach()), *losses.diagnostics.items()):
+                sums[name] += value.sum()
+            return loss
+
+        student = Readout(heads[0], hidden[part.response_mask])
+        backward_through_head(student, teacher, block_loss, memory_mib=run.compute.loss_memory_mib)
 
     def _micro_batches(self, texts: Texts, rows: list[int]) -> Iterator[Tensor]:
         """Yield rows of similar length together; which rows share a forward pass changes no loss."""
@@ -71,17 +98,29 @@ class Updater:
         for start in range(0, len(ordered), size):
             yield torch.tensor(ordered[start : start + size], device=texts.response_ids.device)
 
-    def _language_model_backward(self) -> float:
+    def _language_model_backward(self, heads: tuple[Head, Head]) -> float:
         """Add the gradient of the weighted language-model loss and return the loss in nats per token."""
         run, blocks = self._run, self._corpus_blocks()
-        targets, share = blocks[:, 1:], run.config.objective.language_model_teacher_share
-        with run.compute.autocast():
-            student_logits = _block_logits(run.actors.student, blocks)
+        targets, share = blocks[:, 1:].flatten(), run.config.objective.language_model_teacher_share
+        student, teacher = Readout(heads[0], self._corpus_states(run.actors.student, blocks)), []
+        if share:
             with torch.no_grad():
-                teacher_logits = _block_logits(run.actors.teacher, blocks) if share else None
-        loss = language_model_loss(student_logits, targets, teacher_logits, share) / targets.numel()
-        (self._recipe.language_model_weight * loss).backward()
-        return float(loss.detach())
+                teacher = [Readout(heads[1], self._corpus_states(run.actors.teacher, blocks))]
+        total = torch.zeros((), device=blocks.device)
+
+        def block_loss(rows: slice, logits: list[Tensor]) -> Tensor:
+            loss = language_model_loss(logits[0], targets[rows], logits[1] if share else None, share) / len(targets)
+            total.add_(loss.detach())
+            return self._recipe.language_model_weight * loss
+
+        backward_through_head(student, teacher, block_loss, memory_mib=run.compute.loss_memory_mib)
+        return float(total)
+
+    def _corpus_states(self, model: Any, blocks: Tensor) -> Tensor:
+        """Return the states (N, H) that predict each block's tokens from the second on, block after block."""
+        with self._run.compute.autocast():
+            hidden: Tensor = model.base_model(input_ids=blocks, use_cache=False).last_hidden_state
+        return hidden[:, :-1].flatten(0, 1)
 
     def _corpus_blocks(self) -> Tensor:
         """Return the next blocks (K, L) of shuffled epochs over the corpus."""
@@ -119,9 +158,3 @@ def token_weights(response_mask: Tensor, averaging: Literal["token", "response"]
     """Return what each token (B, T) counts in the minibatch's mean: the same, or the same for each response."""
     kept = response_mask.to(torch.float32)
     return kept if averaging == "token" else kept / kept.sum(dim=1, keepdim=True)
-
-
-def _block_logits(model: Any, blocks: Tensor) -> Tensor:
-    """Return logits (K, L - 1, V) that predict each block's tokens from the second on."""
-    hidden = model.base_model(input_ids=blocks, use_cache=False).last_hidden_state
-    return head_logits(model, hidden[:, :-1])

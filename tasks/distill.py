@@ -42,7 +42,7 @@ _log = logging.getLogger(__name__)
 
 def run(seed: int, runtime: RuntimeConfig, distill: DistillConfig, tracker: Tracker) -> None:
     """Write the distilled student, its curve, and its validation scores before training and at the best phase."""
-    compute = choose_compute(runtime.device, runtime.precision, runtime.num_threads)
+    compute = choose_compute(**runtime.model_dump())
     tokenizer = load_saved_tokenizer(WARMUP_DIR)
     train, validation = read_examples(TRAIN_PATH), read_examples(VALIDATION_PATH, distill.validation.num_rows)
     answers = black_box_answers(distill, train, seed)

@@ -43,7 +43,7 @@ Decoded = dict[str, list[list[int]]]  # name of the decoding -> response ids, a 
 
 def run(runtime: RuntimeConfig, evaluate: EvaluateConfig, tracker: Tracker) -> None:
     """Write every response and the scores; float32 throughout, so that batch size changes no token."""
-    compute = Compute(choose_compute(runtime.device, "float32", runtime.num_threads).device, torch.float32)
+    compute = choose_compute(**{**runtime.model_dump(), "precision": "float32"})
     tokenizer = load_saved_tokenizer(TEACHER_DIR)
     models = {name: load_saved(directory, torch.float32, compute.device) for name, directory in _MODELS.items()}
     metrics: dict[str, dict[str, Any]] = {name: {} for name in _MODELS}

@@ -28,7 +28,7 @@ def run(
     seed: int, runtime: RuntimeConfig, teacher_model: TeacherModelConfig, teacher: TeacherConfig, tracker: Tracker
 ) -> None:
     """Write the teacher that every later stage reads, its validation losses and its perplexity on English."""
-    compute = choose_compute(runtime.device, runtime.precision, runtime.num_threads)
+    compute = choose_compute(**runtime.model_dump())
     tokenizer, model, perplexity = _load(teacher_model, compute)
     train, validation = read_examples(TRAIN_PATH), read_examples(VALIDATION_PATH)
     check_context(model, longest_text([*train, *validation]), "teacher")

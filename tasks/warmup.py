@@ -40,7 +40,7 @@ def run(
     seed: int, runtime: RuntimeConfig, student_model: StudentModelConfig, warmup: WarmupConfig, tracker: Tracker
 ) -> None:
     """Write the warmed-up student, its size and its validation losses right after the cut and at the best step."""
-    compute = choose_compute(runtime.device, runtime.precision, runtime.num_threads)
+    compute = choose_compute(**runtime.model_dump())
     tokenizer = load_saved_tokenizer(TEACHER_DIR)
     train, validation = read_examples(TRAIN_PATH), read_examples(VALIDATION_PATH)
     model, kept_layers = _student(student_model, tokenizer, train, compute)

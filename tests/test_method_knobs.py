@@ -13,10 +13,10 @@ from minillm.distiller import distill
 from minillm.draws import component_draws
 from minillm.logprobs import token_logprobs
 from minillm.methods import make_method, on_policy, policy
-from minillm.methods.interface import student_logits
 from minillm.methods.replay import ReplayBuffer, Sample, drawn_sources
 from minillm.types import Experience, Rollout
 from tests.test_methods import ROWS, pairs_of, run_of, settings
+from tests.tiny_run import whole_block
 
 
 def losses_of(method_name: str, **sections: Any) -> tuple[Experience, Tensor, Tensor]:
@@ -28,11 +28,9 @@ def losses_of(method_name: str, **sections: Any) -> tuple[Experience, Tensor, Te
     with torch.no_grad():
         for parameter in run.actors.student.parameters():
             parameter.mul_(1.05)
-        own = token_logprobs(
-            student_logits(run, experience, run.config.rollout.temperature),
-            experience.response_ids[experience.response_mask],
-        )
-        losses = method.token_losses(experience).loss
+        block = whole_block(run, experience)
+        own = token_logprobs(block.student_logits / run.config.rollout.temperature, block.token_ids)
+        losses = method.token_losses(block).loss
     ratio = (own - experience.old_logprobs[experience.response_mask]).exp()
     return experience, losses, ratio * experience.ratios[experience.response_mask]
 

@@ -20,7 +20,7 @@ from minillm.methods.replay import OnPolicyShare, ReplayBuffer, Sample, drawn_so
 from minillm.types import Texts
 from minillm.update import Updater, token_weights
 from tests import tiny
-from tests.tiny_run import DEFAULTS, changed, decoding, examples, tiny_run
+from tests.tiny_run import DEFAULTS, changed, decoding, examples, plain_logits, tiny_run, whole_block
 
 ROWS = examples(10, seed=3)
 TEMPERATURE = 0.7
@@ -50,11 +50,6 @@ def pairs_of(texts: Texts) -> list[tuple[list[int], list[int]]]:
             texts.prompt_ids, texts.prompt_mask, texts.response_ids, texts.response_mask, strict=True
         )
     ]
-
-
-def plain_logits(model: Any, prompt: list[int], response: list[int]) -> Tensor:
-    """Return the logits that predict each response token, from one row without padding."""
-    return model(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1]
 
 
 def plain_loss(run: Run, texts: Texts, loss_of: Any) -> Tensor:
@@ -283,7 +278,9 @@ def test_the_update_averages_as_the_recipe_says() -> None:
         mask[row, length:] = False
     ragged = type(experience)(**{**vars(experience), "response_mask": mask})
     produced = first_step_gradient(run, ragged)
-    per_row = [method.token_losses(ragged.select(torch.tensor([row]))).loss.mean() for row in range(8)]
+    per_row = [
+        method.token_losses(whole_block(run, ragged.select(torch.tensor([row])))).loss.mean() for row in range(8)
+    ]
     expected = torch.autograd.grad(torch.stack(per_row).mean(), list(run.actors.student.parameters()))
     largest = max(float(gradient.abs().max()) for gradient in expected)
     assert max(float((a - b).abs().max()) for a, b in zip(produced, expected, strict=True)) < 1e-5 * largest

@@ -57,7 +57,7 @@ def production_loss(
         tabular.sequence_logits(student, sequence),
         tabular.sequence_logits(teacher, sequence),
         torch.tensor(sequence),
-        policy_terms(experience),
+        policy_terms(experience.at_tokens()),
         clip_low=1.0,
         clip_high=1e9,
         single_step_weight=chosen.single_step_weight,

@@ -69,8 +69,8 @@ PUBLISHED = {
     ),
     "means over the micro-batch": (
         "minillm/update.py",
-        "(weights * losses.loss).sum() / total_weight",
-        "(weights * losses.loss).sum() / weights.sum()",
+        "[part.response_mask] / total_weight",
+        "[part.response_mask] / float(part.response_mask.sum())",
     ),
     "single step scaled by accumulation": (
         "minillm/objective.py",
@@ -84,8 +84,8 @@ PUBLISHED = {
     ),
     "teacher rewards without the temperature": (
         "minillm/rollout.py",
-        "logits = head_logits(model, hidden[mask]) / temperature",
-        "logits = head_logits(model, hidden[mask]) / (temperature if model is actors.student else 1.0)",
+        "token_logprobs(logits / temperature, ",
+        "token_logprobs(logits / (temperature if model is actors.student else 1.0), ",
     ),
     "the prefix weight left out": (
         "minillm/advantages.py",
@@ -97,9 +97,9 @@ PUBLISHED = {
 SILENT = {
     "gradients pile up": ("minillm/optimization.py", "    optimizer.zero_grad(set_to_none=True)\n", ""),
     "no temperature in the update": (
-        "minillm/methods/interface.py",
-        "return head_logits(model, hidden[mask]) / temperature",
-        "return head_logits(model, hidden[mask])",
+        "minillm/types.py",
+        "if temperature == 1:",
+        "if True:",
     ),
     "no temperature in the sampler": ("minillm/sampling.py", ".next_logits() / temperature", ".next_logits()"),
     "every phase draws alike": ("minillm/methods/interface.py", "replace(self.decoding, step=phase)", "self.decoding"),

@@ -14,7 +14,7 @@ from minillm.distill_config import DistillConfig
 from minillm.distiller import BestMetric, refresh_sampler
 from minillm.divergences import reverse_kl
 from minillm.errors import NonFiniteError
-from minillm.logprobs import head_logits, response_hidden, token_logprobs
+from minillm.logprobs import head_logits, token_logprobs
 from minillm.methods import make_method
 from minillm.methods.interface import Run, phase_indices
 from minillm.methods.policy import minillm_credit
@@ -22,7 +22,7 @@ from minillm.rollout import Actors, collect_rollout
 from minillm.types import Experience, Rollout
 from minillm.update import Updater
 from tests import tiny
-from tests.tiny_run import CPU, DEFAULTS, changed, corpus, decoding, examples, tiny_run
+from tests.tiny_run import CPU, DEFAULTS, changed, corpus, decoding, examples, plain_logits, tiny_run
 
 ALPHA = 0.3
 
@@ -193,11 +193,10 @@ def test_the_gradient_is_that_of_the_loss_written_plainly(
     total = torch.zeros(())
     for row in range(6):
         part = experience.select(torch.tensor([row]))
-        mask = part.response_mask
-        parts = (part.prompt_ids, part.prompt_mask, part.response_ids, mask)
-        own = head_logits(student, response_hidden(student, *parts))[0] / temperature
+        parts = part.prompt_ids[0].tolist(), part.response_ids[0].tolist()  # one row: nothing is padded
+        own = plain_logits(student, *parts) / temperature
         with torch.no_grad():
-            other = head_logits(models.teacher, response_hidden(models.teacher, *parts))[0] / temperature
+            other = plain_logits(models.teacher, *parts) / temperature
         ratio = (token_logprobs(own, part.response_ids[0]) - part.old_logprobs[0]).exp() * part.ratios[0]
         advantages = part.advantages[0]
         policy = torch.maximum(-advantages * ratio, -advantages * ratio.clamp(0.8, 1.2)).sum()

@@ -14,6 +14,7 @@ from minillm.distiller import make_actors
 from minillm.generation import Decoding
 from minillm.methods.interface import DistillData, Run
 from minillm.params import load_params
+from minillm.types import Texts, TokenBlock
 from tests import tiny
 from tests.imports import ROOT
 
@@ -46,6 +47,24 @@ def examples(num_rows: int, seed: int) -> list[Example]:
 
 def corpus() -> torch.Tensor:
     return torch.tensor(tiny.random_rows(4, 12, 12, seed=9))
+
+
+def plain_logits(model: Any, prompt: list[int], response: list[int]) -> torch.Tensor:
+    """Return the logits that predict each response token, from one row without padding."""
+    return model(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1]
+
+
+def whole_block(run: Run, part: Texts) -> TokenBlock:
+    """Return all response tokens of some rows with the logits that the models give, gradient and all."""
+    mask = torch.cat([part.prompt_mask, part.response_mask], dim=1)
+    ids, positions = torch.cat([part.prompt_ids, part.response_ids], dim=1), (mask.long().cumsum(1) - 1).clamp(min=0)
+    own, other = (
+        model(input_ids=ids, attention_mask=mask.long(), position_ids=positions).logits[
+            :, part.prompt_ids.shape[1] - 1 : -1
+        ][part.response_mask]
+        for model in (run.actors.student, run.actors.teacher)
+    )
+    return TokenBlock(own, other.detach(), part.response_ids[part.response_mask], part.at_tokens())
 
 
 class WordTokenizer:

@@ -9,7 +9,8 @@ import torch
 
 from minillm.device import Compute
 from minillm.divergences import reverse_kl
-from minillm.logprobs import head_logits, response_hidden
+from minillm.heads import Head, Readout, logit_blocks
+from minillm.logprobs import response_hidden
 from minillm.prompts import pad_left, pad_right
 
 
@@ -29,17 +30,18 @@ def summed_reverse_kl(
 
     The distributions compared are those sampled from: both models' at `temperature`.
     """
+    heads = [Head.of(model, compute.dtype) for model in (student, teacher)]
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]) + len(responses[index]))
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         parts = *pad_left([prompts[row] for row in rows], pad_id), *pad_right([responses[row] for row in rows], pad_id)
         tensors = [part.to(compute.device) for part in parts]
         with compute.autocast():
-            student_logits, teacher_logits = (
-                head_logits(model, response_hidden(model, *tensors)[tensors[3]]) / temperature
-                for model in (student, teacher)
-            )
-        yield float(reverse_kl(student_logits, teacher_logits).sum()), int(tensors[3].sum())
+            states = [response_hidden(model, *tensors)[tensors[3]] for model in (student, teacher)]
+        readouts = [Readout(head, part) for head, part in zip(heads, states, strict=True)]
+        blocks = logit_blocks(readouts, memory_mib=compute.loss_memory_mib)
+        total = sum(float(reverse_kl(own / temperature, other / temperature).sum()) for _, (own, other) in blocks)
+        yield total, int(tensors[3].sum())
 
 
 def mean_reverse_kl(parts: Iterator[tuple[float, int]]) -> float:

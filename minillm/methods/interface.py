@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
-import torch
 from torch import Tensor
 
 from minillm.dataset import Answer, Example
@@ -14,9 +13,8 @@ from minillm.device import Compute
 from minillm.distill_config import DistillConfig
 from minillm.draws import Stream, permutation
 from minillm.generation import Decoding
-from minillm.logprobs import head_logits, response_hidden
 from minillm.rollout import Actors
-from minillm.types import ScoredTexts, Texts, TokenLosses
+from minillm.types import Texts, TokenBlock, TokenLosses
 
 
 @dataclass(frozen=True)
@@ -78,8 +76,8 @@ class Method(Protocol):
     def collect(self, phase: int) -> tuple[Texts, Mapping[str, float]]:
         """Return the texts of a phase (from 1), scored as the losses need, and metrics about them."""
 
-    def token_losses(self, part: Any) -> TokenLosses:
-        """Return the losses of some of the collected rows, token by token."""
+    def token_losses(self, block: TokenBlock) -> TokenLosses:
+        """Return the losses of some tokens of the collected texts; they depend on no other token's logits."""
 
     def observe(self, scores: Mapping[str, float]) -> None:
         """Take notice of validation scores."""
@@ -100,18 +98,3 @@ def length_metrics(responses: Sequence[Sequence[int]], end_id: int) -> dict[str,
         "response/length_mean": sum(map(len, responses)) / len(responses),
         "response/end_rate": ended / len(responses),
     }
-
-
-def student_logits(run: Run, part: Texts, temperature: float) -> Tensor:
-    """Return logits (N, V) of the student at the response tokens, with gradient."""
-    model, mask = run.actors.student, part.response_mask
-    with run.compute.autocast():
-        hidden = response_hidden(model, part.prompt_ids, part.prompt_mask, part.response_ids, mask)
-        return head_logits(model, hidden[mask]) / temperature
-
-
-@torch.no_grad()
-def teacher_logits(run: Run, part: ScoredTexts, temperature: float) -> Tensor:
-    """Return logits (N, V) of the teacher at the response tokens, from its kept states."""
-    with run.compute.autocast():
-        return head_logits(run.actors.teacher, part.teacher_hidden[part.response_mask]) / temperature

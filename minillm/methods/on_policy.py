@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from minillm.divergences import Divergence
 from minillm.generation import all_responses, generate_responses
-from minillm.methods.interface import Recipe, Run, length_metrics, phase_indices, student_logits, teacher_logits
+from minillm.methods.interface import Recipe, Run, length_metrics, phase_indices
 from minillm.methods.replay import OnPolicyShare, ReplayBuffer, Sample, drawn_sources
 from minillm.rollout import padded_texts, scored_by_teacher
-from minillm.types import ScoredTexts, TokenLosses
+from minillm.types import ScoredTexts, TokenBlock, TokenLosses
 
 
 class GeneralizedDistillation:
@@ -68,9 +68,7 @@ class GeneralizedDistillation:
         texts = padded_texts(prompts, responses, run.decoding.pad_id, run.compute)
         return scored_by_teacher(run.actors.teacher, texts, run.config.optimizer.micro_batch_size, run.compute)
 
-    def token_losses(self, part: ScoredTexts) -> TokenLosses:
+    def token_losses(self, block: TokenBlock) -> TokenLosses:
         """Return the divergence at every token; no gradient passes through the sampling."""
-        temperature = self._run.config.rollout.temperature
-        logits = student_logits(self._run, part, temperature)
-        loss = self._divergence(logits, teacher_logits(self._run, part, temperature))
+        loss = self._divergence(*block.tempered(self._run.config.rollout.temperature))
         return TokenLosses(loss, {"train/divergence": loss.detach()})

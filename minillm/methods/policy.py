@@ -12,12 +12,12 @@ from torch.nn.functional import pad
 from minillm.advantages import Credit, groups_with_signal, response_rewards, token_rewards, with_advantages
 from minillm.distill_config import DistillConfig
 from minillm.draws import Stream, permutation
-from minillm.methods.interface import Recipe, Run, phase_indices, student_logits, teacher_logits
+from minillm.methods.interface import Recipe, Run, phase_indices
 from minillm.objective import policy_terms, surrogate_loss
 from minillm.rollout import collect_rollout
 from minillm.schedules import scheduled_value
 from minillm.task_rewards import TaskReward
-from minillm.types import Experience, Rollout, TokenLosses
+from minillm.types import Experience, Rollout, TokenBlock, TokenLosses
 
 
 def minillm_credit(config: DistillConfig) -> Credit:
@@ -153,14 +153,13 @@ class PolicyGradient:
         weight = self._run.config.objective.task_reward_weight
         return weight * torch.tensor(scores, device=rollout.response_ids.device)
 
-    def token_losses(self, part: Experience) -> TokenLosses:
+    def token_losses(self, block: TokenBlock) -> TokenLosses:
         """Return the surrogate loss of every token."""
-        temperature, objective = self._run.config.rollout.temperature, self._run.config.objective
+        objective = self._run.config.objective
         return surrogate_loss(
-            student_logits(self._run, part, temperature),
-            teacher_logits(self._run, part, temperature),
-            part.response_ids[part.response_mask],
-            policy_terms(part),
+            *block.tempered(self._run.config.rollout.temperature),
+            block.token_ids,
+            policy_terms(block.fields),
             clip_low=objective.clip_low,
             clip_high=objective.clip_high,
             single_step_weight=self._single_step_weight,

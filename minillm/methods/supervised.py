@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from minillm.divergences import Divergence
 from minillm.logprobs import token_logprobs
-from minillm.methods.interface import Recipe, Run, length_metrics, phase_indices, student_logits, teacher_logits
+from minillm.methods.interface import Recipe, Run, length_metrics, phase_indices
 from minillm.methods.writers import Writer
 from minillm.rollout import padded_texts, scored_by_teacher
-from minillm.types import ScoredTexts, Texts, TokenLosses
+from minillm.types import ScoredTexts, Texts, TokenBlock, TokenLosses
 
 
 class _Supervised:
@@ -51,10 +51,9 @@ class FineTuning(_Supervised):
         responses = self._writer(phase, indices)
         return self._texts(indices, responses), length_metrics(responses, self._run.decoding.end_id)
 
-    def token_losses(self, part: Texts) -> TokenLosses:
+    def token_losses(self, block: TokenBlock) -> TokenLosses:
         """Return the negative log-likelihood of every token."""
-        logits = student_logits(self._run, part, temperature=1.0)
-        loss = -token_logprobs(logits, part.response_ids[part.response_mask])
+        loss = -token_logprobs(block.student_logits, block.token_ids)
         return TokenLosses(loss, {"train/data_loss": loss.detach()})
 
 
@@ -76,11 +75,9 @@ class WordLevel(_Supervised):
         )
         return texts, {}
 
-    def token_losses(self, part: ScoredTexts) -> TokenLosses:
+    def token_losses(self, block: TokenBlock) -> TokenLosses:
         """Return (1 - data_weight) divergence + data_weight negative log-likelihood; the latter at temperature 1."""
-        run, temperature = self._run, self._run.config.rollout.temperature
-        logits = student_logits(run, part, temperature=1.0)
-        divergence = self._divergence(logits / temperature, teacher_logits(run, part, temperature))
-        data_loss = -token_logprobs(logits, part.response_ids[part.response_mask])
+        divergence = self._divergence(*block.tempered(self._run.config.rollout.temperature))
+        data_loss = -token_logprobs(block.student_logits, block.token_ids)
         loss = (1 - self._data_weight) * divergence + self._data_weight * data_loss
         return TokenLosses(loss, {"train/divergence": divergence.detach(), "train/data_loss": data_loss.detach()})

@@ -1,0 +1,135 @@
+"""The output head: from states to logits, whole or a few rows at a time.
+
+Logits of every token at once are the largest tensors of a distillation by far (N x V), and most of the time of a loss
+goes into moving them. Here only a chunk of them exists, in the arithmetic of matrix products; losses read it in blocks
+of rows that stay in a CPU's cache, and leave their gradient in its place (docs/decisions/losses.md has measurements).
+
+Shapes: N tokens, H width of the states, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_BLOCK_LOGITS = 2**20  # float32 numbers of a block on a CPU: 4 MiB
+_MIN_CHUNK = 64  # tokens; the head's gradient is summed once a chunk, which fewer tokens would not pay for
+
+BlockLoss = Callable[[slice, list[Tensor]], Tensor]
+"""Takes rows and their logits (n, V), student first, and returns the summed loss of the rows, a scalar."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """A linear head with an optional soft cap: logits = cap tanh((W h + b) / cap).
+
+    weight: (V, H), of the model, in `dtype` after `in_dtype`.
+    parameters: the model's own weight and bias, which gradients go to.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    soft_cap: float | None
+    parameters: tuple[Tensor, Tensor | None]
+
+    @staticmethod
+    def of(model: Any, dtype: torch.dtype | None = None) -> Head:
+        """Return the head of a model, for products in `dtype` (float32 or None: in that of its weights)."""
+        layer = model.get_output_embeddings()
+        weight, bias = layer.weight, getattr(layer, "bias", None)
+        if dtype in (None, torch.float32):
+            dtype = weight.dtype
+        parts = [None if part is None else part.detach().to(dtype) for part in (weight, bias)]
+        assert parts[0] is not None
+        return Head(parts[0], parts[1], getattr(model.config, "final_logit_softcapping", None), (weight, bias))
+
+    def projected(self, states: Tensor) -> Tensor:
+        """Return W h + b (n, V) in the arithmetic of products."""
+        return torch.nn.functional.linear(states.detach().to(self.weight.dtype), self.weight, self.bias)
+
+    def capped(self, projected: Tensor) -> Tensor:
+        """Return logits, at least in float32."""
+        logits = wide(projected)
+        return logits if self.soft_cap is None else self.soft_cap * torch.tanh(logits / self.soft_cap)
+
+    def add_gradient(self, gradient: Tensor, states: Tensor) -> None:
+        """Add the gradient that that of the projection (n, V) means for weight and bias."""
+        weight, bias = self.parameters
+        if weight.requires_grad:
+            _accumulate(weight, gradient.t() @ states.detach().to(gradient.dtype))
+        if bias is not None and bias.requires_grad:
+            _accumulate(bias, wide(gradient).sum(dim=0))
+
+
+def wide(values: Tensor) -> Tensor:
+    """Return the values in float32, or in float64 where they are."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def _accumulate(parameter: Tensor, gradient: Tensor) -> None:
+    if parameter.grad is None:
+        parameter.grad = gradient.to(parameter.dtype)
+    else:
+        parameter.grad += gradient
+
+
+@dataclass(frozen=True)
+class Readout:
+    """States (N, H) and the head that makes their logits."""
+
+    head: Head
+    states: Tensor
+
+
+def backward_through_head(
+    student: Readout, others: Sequence[Readout], block_loss: BlockLoss, *, memory_mib: int
+) -> None:
+    """Add the gradient of the summed block losses to the student's head and to all that its states came from.
+
+    block_loss: called once for each block of rows; its logits are leaves, those of `others` carry no gradient.
+    memory_mib: of the logits of all readouts that are alive at a time; more tokens are taken in turns.
+    """
+    states_gradient = torch.empty_like(student.states)
+    for start, chunks in _chunks([student, *others], memory_mib):
+        own = chunks[0]
+        for rows in _blocks(own):
+            leaf = wide(own[rows]).detach().requires_grad_()
+            logits = [student.head.capped(leaf)]
+            logits += [other.head.capped(chunk[rows]) for other, chunk in zip(others, chunks[1:], strict=True)]
+            block_loss(slice(start + rows.start, start + rows.stop), logits).backward()
+            assert leaf.grad is not None
+            own[rows] = leaf.grad
+        places = slice(start, start + len(own))
+        states_gradient[places] = own @ student.head.weight
+        student.head.add_gradient(own, student.states[places])
+    student.states.backward(states_gradient)
+
+
+@torch.no_grad()
+def logit_blocks(readouts: Sequence[Readout], *, memory_mib: int) -> Iterator[tuple[slice, list[Tensor]]]:
+    """Yield rows and their logits (n, V), one tensor a readout, until every row of the readouts was there."""
+    for start, chunks in _chunks(readouts, memory_mib):
+        for rows in _blocks(chunks[0]):
+            logits = [readout.head.capped(chunk[rows]) for readout, chunk in zip(readouts, chunks, strict=True)]
+            yield slice(start + rows.start, start + rows.stop), logits
+
+
+@torch.no_grad()
+def _chunks(readouts: Sequence[Readout], memory_mib: int) -> Iterator[tuple[int, list[Tensor]]]:
+    """Yield the first token of each chunk and its projections, one a readout."""
+    bytes_per_token = sum(len(readout.head.weight) * readout.head.weight.element_size() for readout in readouts)
+    size = max(_MIN_CHUNK, memory_mib * 2**20 // bytes_per_token)
+    for start in range(0, len(readouts[0].states), size):
+        yield start, [readout.head.projected(readout.states[start : start + size]) for readout in readouts]
+
+
+def _blocks(chunk: Tensor) -> Iterator[slice]:
+    """Yield the rows of each block; an accelerator takes the chunk whole."""
+    num_rows, num_logits = chunk.shape
+    size = max(1, _BLOCK_LOGITS // num_logits) if chunk.device.type == "cpu" else num_rows
+    for start in range(0, num_rows, size):
+        yield slice(start, min(start + size, num_rows))

@@ -1,0 +1,161 @@
+"""Losses through the output head by chunks and blocks: the gradient of the whole, without its memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from minillm import heads
+from minillm.divergences import entropy, named_divergence
+from minillm.heads import Head, Readout, backward_through_head, logit_blocks
+from minillm.logprobs import token_logprobs
+from tests.test_divergences import FAMILY
+
+TOKENS, WIDTH, VOCABULARY = 23, 6, 37
+SIZES = [
+    (1000, 2**20),
+    (5, 2 * VOCABULARY),
+    (1, VOCABULARY),
+    (64, 4 * VOCABULARY),
+]  # tokens of a chunk, logits of a block
+
+
+class OneHead(torch.nn.Module):
+    """What the library asks of a model about its head."""
+
+    def __init__(self, seed: int, dtype: torch.dtype, bias: bool, soft_cap: float | None) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.layer = torch.nn.Linear(WIDTH, VOCABULARY, bias=bias, dtype=dtype)
+        self.config = type("Config", (), {"final_logit_softcapping": soft_cap})
+        for parameter in self.parameters():
+            parameter.data = torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    def get_output_embeddings(self) -> torch.nn.Linear:
+        return self.layer
+
+    def plain_logits(self, states: Tensor) -> Tensor:
+        cap, logits = self.config.final_logit_softcapping, self.layer(states)
+        return logits if cap is None else cap * (logits / cap).tanh()
+
+
+def random_states(seed: int, dtype: torch.dtype) -> Tensor:
+    return torch.randn(TOKENS, WIDTH, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def token_ids() -> Tensor:
+    return torch.randint(VOCABULARY, (TOKENS,), generator=torch.Generator().manual_seed(9))
+
+
+def losses(name: str, student: Tensor, teacher: Tensor, ids: Tensor) -> Tensor:
+    """Return a divergence, a clipped policy term and an entropy bonus, token by token."""
+    logprobs = token_logprobs(student, ids)
+    ratio = (logprobs - logprobs.detach() + 0.1 * (ids % 5 - 2)).exp()
+    policy = torch.maximum(-ratio, -ratio.clamp(0.8, 1.2)) * (1 + ids % 3)
+    return named_divergence(name, **FAMILY[name])(student, teacher) + policy - 0.1 * entropy(student)
+
+
+def by_blocks(name: str, student: OneHead, teacher: OneHead, dtype: torch.dtype) -> tuple[list[Tensor], float]:
+    """Return the gradients of states and parameters, the states' first, and the loss."""
+    own, ids, total = random_states(1, dtype).requires_grad_(), token_ids(), []
+
+    def block_loss(rows: slice, logits: list[Tensor]) -> Tensor:
+        loss = losses(name, *logits, ids[rows]).sum()
+        total.append(loss.detach())
+        return loss
+
+    readouts = Readout(Head.of(student), 2 * own), [Readout(Head.of(teacher), random_states(2, dtype))]
+    backward_through_head(*readouts, block_loss, memory_mib=0)
+    return [own.grad, *(parameter.grad for parameter in student.parameters())], float(torch.stack(total).sum())
+
+
+@pytest.fixture(params=SIZES, ids=str)
+def sizes(request: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
+    chunk, block = request.param
+    monkeypatch.setattr(heads, "_MIN_CHUNK", chunk)
+    monkeypatch.setattr(heads, "_BLOCK_LOGITS", block)
+    return chunk, block
+
+
+@pytest.mark.usefixtures("sizes")
+@pytest.mark.parametrize("name", sorted(FAMILY))
+@pytest.mark.parametrize(("bias", "soft_cap"), [(False, None), (True, None), (True, 3.0)])
+def test_loss_and_gradient_are_those_of_all_logits_at_once(name: str, bias: bool, soft_cap: float | None) -> None:
+    student, teacher = (OneHead(seed, torch.float64, bias, soft_cap) for seed in (3, 4))
+    produced, loss = by_blocks(name, student, teacher, torch.float64)
+    own = random_states(1, torch.float64).requires_grad_()
+    other = teacher.plain_logits(random_states(2, torch.float64)).detach()
+    plain = losses(name, student.plain_logits(2 * own), other, token_ids()).sum()
+    expected = torch.autograd.grad(plain, [own, *student.parameters()])
+    assert loss == pytest.approx(float(plain.detach()), abs=1e-10)
+    assert max(float((a - b).abs().max()) for a, b in zip(produced, expected, strict=True)) < 1e-10
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+@pytest.mark.usefixtures("sizes")
+def test_bfloat16_products_stay_within_their_rounding() -> None:
+    """Against float64 from the same rounded weights and states: a unit in the last place is 2^-8."""
+    student, teacher = (OneHead(seed, torch.bfloat16, False, None) for seed in (3, 4))
+    produced, _ = by_blocks("reverse_kl", student, teacher, torch.bfloat16)
+    own = random_states(1, torch.bfloat16).double().requires_grad_()
+    weight = student.layer.weight.detach().double().requires_grad_()
+    other = random_states(2, torch.bfloat16).double() @ teacher.layer.weight.detach().double().t()
+    plain = losses("reverse_kl", 2 * own @ weight.t(), other, token_ids()).sum()
+    for value, exact in zip(produced, torch.autograd.grad(plain, [own, weight]), strict=True):
+        assert float((value.double() - exact).norm() / exact.norm()) < 2**-6
+
+
+def test_gradients_add_to_those_that_are_there() -> None:
+    student, teacher = (OneHead(seed, torch.float64, True, None) for seed in (3, 4))
+    once, _ = by_blocks("forward_kl", student, teacher, torch.float64)
+    once = [gradient.clone() for gradient in once]
+    twice, _ = by_blocks("forward_kl", student, teacher, torch.float64)
+    assert all(torch.allclose(second, 2 * first) for first, second in zip(once[1:], twice[1:], strict=True))
+
+
+def test_frozen_heads_take_no_gradient() -> None:
+    student, teacher = (OneHead(seed, torch.float64, True, None) for seed in (3, 4))
+    student.requires_grad_(False)
+    produced, _ = by_blocks("forward_kl", student, teacher, torch.float64)
+    assert produced[1:] == [None, None] and float(produced[0].abs().max()) > 0
+
+
+@pytest.mark.usefixtures("sizes")
+def test_logit_blocks_hold_every_row_once_and_in_order() -> None:
+    student, teacher = (OneHead(seed, torch.float64, True, 3.0) for seed in (3, 4))
+    states = random_states(1, torch.float64), random_states(2, torch.float64)
+    readouts = [Readout(Head.of(model), part) for model, part in zip((student, teacher), states, strict=True)]
+    blocks = list(logit_blocks(readouts, memory_mib=0))
+    assert [row for rows, _ in blocks for row in range(rows.start, rows.stop)] == list(range(TOKENS))
+    for place, (model, part) in enumerate(zip((student, teacher), states, strict=True)):
+        assert torch.allclose(torch.cat([logits[place] for _, logits in blocks]), model.plain_logits(part))
+
+
+class _LargestTensors(TorchDispatchMode):
+    """Remembers the largest result of any operation, in numbers, by its type."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.largest: dict[torch.dtype, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for item in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(item, Tensor):
+                self.largest[item.dtype] = max(self.largest.get(item.dtype, 0), item.numel())
+        return result
+
+
+def test_no_tensor_of_all_logits_is_ever_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of 5 tokens in bfloat16, blocks of 2 in float32; the head itself has 6 x 37 weights."""
+    monkeypatch.setattr(heads, "_MIN_CHUNK", 5)
+    monkeypatch.setattr(heads, "_BLOCK_LOGITS", 2 * VOCABULARY)
+    student, teacher = (OneHead(seed, torch.bfloat16, False, None) for seed in (3, 4))
+    with _LargestTensors() as seen:
+        by_blocks("jsd", student, teacher, torch.bfloat16)
+    assert seen.largest[torch.float32] == 2 * VOCABULARY
+    assert seen.largest[torch.bfloat16] == WIDTH * VOCABULARY > 5 * VOCABULARY
