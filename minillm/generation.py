@@ -10,7 +10,7 @@ import torch
 
 from minillm.draws import component_draws, token_uniforms
 from minillm.prompts import pad_left
-from minillm.sampling import sample_responses
+from minillm.sampling import decodable, sample_responses
 from minillm.types import PromptBatch
 
 
@@ -53,6 +53,7 @@ def generate_responses(
     """
     device = next(student.parameters()).device
     num_members = group_size if teacher_mix_alpha > 0 else 1
+    student, teacher = decodable(student), decodable(teacher) if teacher_mix_alpha > 0 else None
     for start, indices in _batches(prompts, decoding.batch_size, num_members):
         ids, mask = pad_left([prompts[index] for index in indices], decoding.pad_id)
         batch = PromptBatch(ids.to(device), mask.to(device), [row_ids[index] for index in indices])

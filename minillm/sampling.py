@@ -8,6 +8,7 @@ share the component draws, so they are dependent through them, which leaves ever
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import DynamicCache
 
+from minillm.lean_decoder import LeanDecoder, LeanModel, is_supported
 from minillm.logprobs import head_logits, position_ids
 from minillm.truncation import truncated
 from minillm.types import PromptBatch
@@ -31,8 +33,13 @@ class Responses:
     response_mask: Tensor
 
 
-class _Decoder:
-    """One model, its cache, and the tokens that it has not seen yet."""
+def decodable(model: Any) -> Any:
+    """Return the model's weights as the fastest decoder reads them: a copy, where there is one for the model."""
+    return LeanModel(model) if is_supported(model) else model
+
+
+class GenericDecoder:
+    """Any transformers model, its cache, and the tokens that it has not seen yet."""
 
     def __init__(self, model: Any, prompts: PromptBatch) -> None:
         self._model = model
@@ -40,6 +47,7 @@ class _Decoder:
         self._pending = prompts.prompt_ids
         self._mask = prompts.prompt_mask
 
+    @torch.no_grad()
     def next_logits(self) -> Tensor:
         """Return logits (B, V) of the next token after running the pending ones."""
         num_pending = self._pending.shape[1]
@@ -81,13 +89,13 @@ def sample_responses(
 ) -> Responses:
     """Return one response per prompt of at most len(teacher_picks) tokens.
 
+    student, teacher: what `decodable` returns for them, or the models themselves.
     uniforms: (B, T) draws in [0, 1) for the inverse cumulative distribution; None decodes greedily.
     teacher_picks: per position, whether the teacher supplies the distribution (`teacher` may be None if it never does).
     temperature, top_k, top_p: applied inside each model, before mixing.
     """
-    decoders = [_Decoder(student, prompts)]
-    if any(teacher_picks):
-        decoders.append(_Decoder(teacher, prompts))
+    models = [student, teacher] if any(teacher_picks) else [student]
+    decoders = [_decoder(model, prompts, len(teacher_picks)) for model in models]
     num_rows, device = len(prompts.row_ids), prompts.prompt_ids.device
     ids = torch.full((num_rows, len(teacher_picks)), pad_id, device=device)
     mask = torch.zeros_like(ids, dtype=torch.bool)
@@ -111,7 +119,13 @@ def sample_responses(
     return Responses(ids[:, :num_tokens], mask[:, :num_tokens])
 
 
-def _retire_finished(decoders: list[_Decoder], active: Tensor, running: Tensor) -> tuple[Tensor, Tensor]:
+def _decoder(model: Any, prompts: PromptBatch, num_tokens: int) -> GenericDecoder | LeanDecoder:
+    return LeanDecoder(model, prompts, num_tokens) if isinstance(model, LeanModel) else GenericDecoder(model, prompts)
+
+
+def _retire_finished(
+    decoders: Sequence[GenericDecoder | LeanDecoder], active: Tensor, running: Tensor
+) -> tuple[Tensor, Tensor]:
     """Drop finished rows once they are half of the batch; moving the caches costs about one step."""
     if 2 * int(running.sum()) > len(running):
         return active, running

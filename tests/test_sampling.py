@@ -10,7 +10,7 @@ from minillm.draws import component_draws, token_uniforms
 from minillm.generation import Decoding, all_responses, generate_responses
 from minillm.logprobs import head_logits, response_hidden
 from minillm.prompts import pad_left, pad_right
-from minillm.sampling import draw_tokens, sample_responses
+from minillm.sampling import decodable, draw_tokens, sample_responses
 from minillm.truncation import truncated
 from minillm.types import PromptBatch
 from tests import tiny, tiny_run
@@ -166,15 +166,18 @@ def test_the_chi_square_test_can_fail() -> None:
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize("prepared", [lambda model: model, decodable], ids=["generic", "chosen"])
 @pytest.mark.parametrize("make_model", tiny.ARCHITECTURES.values(), ids=tiny.ARCHITECTURES.keys())
-def test_every_token_is_the_draw_from_a_plain_forward_of_the_picked_model(make_model: Any, temperature: float) -> None:
+def test_every_token_is_the_draw_from_a_plain_forward_of_the_picked_model(
+    make_model: Any, prepared: Any, temperature: float
+) -> None:
     """Deferred forwards, padding, retired rows: none of it may change the distribution a token is drawn from."""
     student, teacher = make_model(1), make_model(2)
     rows, num_tokens = tiny.random_rows(6, 1, 9, seed=3), 12
     picks = component_draws(1, 0, 0, num_tokens, 0.4)
     uniforms = token_uniforms(8, 0, range(6), num_tokens)
     assert any(picks) and not all(picks)
-    out = sample(student, teacher, rows, picks, uniforms, temperature)
+    out = sample(prepared(student), prepared(teacher), rows, picks, uniforms, temperature)
     for row, prompt in enumerate(rows):
         ids = list(prompt)
         for step in range(int(out.response_mask[row].sum())):
@@ -232,9 +235,10 @@ def decoding(batch_size: int, seed: int | None) -> Decoding:
     return tiny_run.decoding(seed=seed, step=1, batch_size=batch_size, max_tokens=15)
 
 
+@pytest.mark.parametrize("make_model", [tiny.tiny_gpt2, tiny.tiny_llama])
 @pytest.mark.parametrize("seed", [7, None], ids=["sampled", "greedy"])
-def test_tokens_do_not_depend_on_batch_size_or_order(seed: int | None) -> None:
-    student = tiny.tiny_gpt2(1)
+def test_tokens_do_not_depend_on_batch_size_or_order(seed: int | None, make_model: Any) -> None:
+    student = make_model(1)
     rows = tiny.random_rows(17, 1, 9, seed=3)
     whole = all_responses(generate_responses(student, rows, range(17), decoding(17, seed)))
     small = all_responses(generate_responses(student, rows, range(17), decoding(3, seed)))

@@ -1,0 +1,184 @@
+"""A decoder for the Llama family (Llama, Qwen2, Qwen3): fused and packed weights, a preallocated cache, little else.
+
+It computes what the model computes; attention runs in float32 on CPUs, whose batched bfloat16 products are slow.
+
+Shapes: B rows, n tokens of a forward pass, S tokens so far, H width, A heads, D width of a head, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear, rms_norm
+from transformers import LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM
+
+from minillm.heads import Head
+from minillm.logprobs import position_ids
+from minillm.types import PromptBatch
+
+_FAMILY = (LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
+
+
+def is_supported(model: Any) -> bool:
+    """Return whether the model is of the family, in one type of numbers, and looks at all earlier tokens."""
+    kinds = getattr(model.config, "layer_types", None) or []
+    dtypes = {parameter.dtype for parameter in model.parameters()}
+    return type(model) in _FAMILY and all(kind == "full_attention" for kind in kinds) and len(dtypes) == 1
+
+
+class PackedLinear:
+    """A linear layer, or several that read the same input, with weights in the layout that products want on a CPU."""
+
+    def __init__(self, layers: Sequence[Any]) -> None:
+        weight = torch.cat([layer.weight.detach() for layer in layers])
+        biases = [layer.bias for layer in layers]
+        self._bias = None if biases[0] is None else torch.cat([bias.detach() for bias in biases])
+        self._is_packed = _can_pack(weight)
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, None) if self._is_packed else weight
+
+    def __call__(self, states: Tensor) -> Tensor:
+        """Return W x + b (..., out) for each layer in turn."""
+        if not self._is_packed:
+            return linear(states, self._weight, self._bias)
+        result: Tensor = torch.ops.mkldnn._linear_pointwise(states, self._weight, self._bias, "none", [], "")
+        return result
+
+
+def _can_pack(weight: Tensor) -> bool:
+    has_operator = hasattr(torch.ops.mkldnn, "_reorder_linear_weight") and torch.backends.mkldnn.is_available()
+    return has_operator and weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)
+
+
+class _Layer:
+    """The weights of one layer."""
+
+    def __init__(self, layer: Any) -> None:
+        attention, mlp = layer.self_attn, layer.mlp
+        self.input_norm, self.mlp_norm = layer.input_layernorm, layer.post_attention_layernorm
+        self.query_key_value = PackedLinear([attention.q_proj, attention.k_proj, attention.v_proj])
+        self.query_norm, self.key_norm = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
+        self.output, self.down = PackedLinear([attention.o_proj]), PackedLinear([mlp.down_proj])
+        self.gate_up, self.activation = PackedLinear([mlp.gate_proj, mlp.up_proj]), mlp.act_fn
+
+    def mlp(self, states: Tensor) -> Tensor:
+        """Return what the gated layer adds to the states (B, n, H)."""
+        gate, up = self.gate_up(_normalized(self.mlp_norm, states)).chunk(2, dim=-1)
+        return self.down(self.activation(gate) * up)
+
+
+class LeanModel:
+    """A model's weights as the decoder reads them: a copy, made anew whenever the model has changed."""
+
+    def __init__(self, model: Any) -> None:
+        body, config = model.model, model.config
+        self.embedding, self.norm, self._rotary = body.embed_tokens, body.norm, body.rotary_emb
+        self.layers = [_Layer(layer) for layer in body.layers]
+        self._head, self._head_weight = Head.of(model), PackedLinear([model.get_output_embeddings()])
+        self.num_key_heads = config.num_key_value_heads
+        self.head_size = body.layers[0].self_attn.head_dim
+        self.num_groups = config.num_attention_heads // config.num_key_value_heads
+        weight = self.embedding.weight
+        self.cache_dtype = torch.float32 if weight.device.type == "cpu" else weight.dtype
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Return float32 logits (B, V) of normalised states (B, H)."""
+        return self._head.capped(self._head_weight(states))
+
+    def rotation(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return cosines and signed sines (B, n, 1, D) of the rotary embedding."""
+        probe = torch.empty(0, dtype=self.cache_dtype, device=positions.device)
+        cosines, sines = self._rotary(probe, positions)
+        half = self.head_size // 2
+        signed = torch.cat([-sines[..., :half], sines[..., half:]], dim=-1)
+        return cosines.unsqueeze(2), signed.unsqueeze(2)
+
+
+def _normalized(norm: Any, states: Tensor) -> Tensor:
+    return rms_norm(states, norm.weight.shape, norm.weight, norm.variance_epsilon)
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """What the layers of one forward pass share.
+
+    columns: of the cache that its tokens take.
+    bias: (B, 1, 1, 1 or n, S), 0 where a token may look, else very negative.
+    """
+
+    columns: slice
+    rotation: tuple[Tensor, Tensor]
+    bias: Tensor
+
+
+class LeanDecoder:
+    """One model, its cache, and the tokens that it has not seen yet."""
+
+    def __init__(self, model: LeanModel, prompts: PromptBatch, num_tokens: int) -> None:
+        self._model = model
+        self._pending, self._mask = prompts.prompt_ids, prompts.prompt_mask
+        size = len(prompts.row_ids), model.num_key_heads, self._mask.shape[1] + num_tokens, model.head_size
+        device = self._pending.device
+        self._cache = torch.empty(len(model.layers), 2, *size, dtype=model.cache_dtype, device=device)
+
+    @torch.no_grad()
+    def next_logits(self) -> Tensor:
+        """Return float32 logits (B, V) of the next token after running the pending ones."""
+        model, step = self._model, self._next_pass()
+        states = model.embedding(self._pending)
+        for layer, cache in zip(model.layers, self._cache, strict=True):
+            states = states + self._attention(layer, cache, states, step)
+            states = states + layer.mlp(states)
+        self._pending = self._pending[:, :0]
+        return model.logits(_normalized(model.norm, states[:, -1]))
+
+    def append(self, token_ids: Tensor) -> None:
+        """Add one token (B,) to every row."""
+        self._pending = torch.cat([self._pending, token_ids[:, None]], dim=1)
+        self._mask = torch.cat([self._mask, torch.ones_like(self._mask[:, :1])], dim=1)
+
+    def keep(self, rows: Tensor) -> None:
+        """Retire all rows but the given ones."""
+        self._pending, self._mask, self._cache = self._pending[rows], self._mask[rows], self._cache[:, :, rows]
+
+    def _next_pass(self) -> _Pass:
+        num_tokens, num_pending = self._mask.shape[1], self._pending.shape[1]
+        visible = self._mask[:, None, :]
+        if num_pending > 1:
+            places = torch.arange(num_tokens, device=self._mask.device)
+            visible = visible & (places <= places[-num_pending:, None])
+        bias = torch.zeros(visible.shape, dtype=self._model.cache_dtype, device=visible.device)
+        bias.masked_fill_(~visible, torch.finfo(bias.dtype).min)
+        rotation = self._model.rotation(position_ids(self._mask)[:, -num_pending:])
+        return _Pass(slice(num_tokens - num_pending, num_tokens), rotation, bias[:, None, None])
+
+    def _attention(self, layer: _Layer, cache: Tensor, states: Tensor, step: _Pass) -> Tensor:
+        """Return what attention adds to the states (B, n, H), having stored keys and values of the new tokens."""
+        model, (num_rows, num_new) = self._model, states.shape[:2]
+        mixed = layer.query_key_value(_normalized(layer.input_norm, states))
+        heads = mixed.unflatten(-1, (-1, model.head_size))
+        queries, keys, values = heads.split(
+            [model.num_groups * model.num_key_heads, model.num_key_heads, model.num_key_heads], dim=2
+        )
+        if layer.query_norm is not None:
+            queries, keys = _normalized(layer.query_norm, queries), _normalized(layer.key_norm, keys)
+        cache[0, :, :, step.columns] = _rotated(keys, step.rotation).transpose(1, 2)
+        cache[1, :, :, step.columns] = values.transpose(1, 2)
+        queries = _rotated(queries, step.rotation).unflatten(2, (model.num_key_heads, -1)).permute(0, 2, 3, 1, 4)
+        seen = cache[:, :, :, : step.columns.stop]
+        scores = queries.flatten(2, 3) @ seen[0].transpose(-1, -2) * model.head_size**-0.5
+        scores = scores.unflatten(2, (-1, num_new)) + step.bias
+        attended = scores.softmax(dim=-1, dtype=torch.float32).to(seen.dtype).flatten(2, 3) @ seen[1]
+        attended = attended.unflatten(2, (-1, num_new)).permute(0, 3, 1, 2, 4).reshape(num_rows, num_new, -1)
+        return layer.output(attended.to(states.dtype))
+
+
+def _rotated(heads: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    """Return heads (B, n, A, D) turned by their positions, in the type of the cache."""
+    cosines, signed_sines = rotation
+    heads = heads.to(cosines.dtype)
+    swapped = heads.unflatten(-1, (2, -1)).flip(-2).flatten(-2)
+    return torch.addcmul(heads * cosines, swapped, signed_sines)

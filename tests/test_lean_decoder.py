@@ -1,0 +1,126 @@
+"""The decoder of the Llama family against the models themselves."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from minillm import lean_decoder
+from minillm.lean_decoder import LeanDecoder, LeanModel, PackedLinear, is_supported
+from minillm.prompts import pad_left
+from minillm.sampling import GenericDecoder, decodable, sample_responses
+from minillm.types import PromptBatch
+from tests import tiny
+
+FAMILY = {name: tiny.ARCHITECTURES[name] for name in ("llama", "qwen2", "qwen3")}
+NUM_ROWS = 5
+PASSES = [1, 1, 0, 0, 1, 0, 0, 0, 1]  # after which tokens the logits are asked for: lone and several pending tokens
+
+
+def random_model(make_model: Any) -> Any:
+    """Return a model whose biases and norms are not those of initialisation either."""
+    model, generator = make_model(3), torch.Generator().manual_seed(4)
+    for parameter in model.parameters():
+        if parameter.ndim == 1:
+            parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+def prompts() -> PromptBatch:
+    return PromptBatch(*pad_left(tiny.random_rows(NUM_ROWS, 2, 9, 3), tiny.PAD_ID), list(range(NUM_ROWS)))
+
+
+def all_logits(decoder: Any) -> list[Tensor]:
+    """Return the logits of every pass; three rows retire on the way."""
+    found, generator = [], torch.Generator().manual_seed(6)
+    tokens = torch.randint(1, tiny.NUM_TOKENS, (len(PASSES), NUM_ROWS), generator=generator)
+    rows = torch.arange(NUM_ROWS)
+    for place, is_asked in enumerate(PASSES):
+        if is_asked:
+            found.append(decoder.next_logits())
+        decoder.append(tokens[place, rows])
+        if place == 5:
+            rows = torch.tensor([1, 4])
+            decoder.keep(rows)
+    return [*found, decoder.next_logits()]
+
+
+@pytest.mark.parametrize("soft_cap", [None, 2.0])
+@pytest.mark.parametrize("make_model", FAMILY.values(), ids=FAMILY.keys())
+def test_logits_are_the_models(make_model: Any, soft_cap: float | None) -> None:
+    model = random_model(make_model)
+    model.config.final_logit_softcapping = soft_cap
+    lean, generic = LeanDecoder(LeanModel(model), prompts(), len(PASSES)), GenericDecoder(model, prompts())
+    for produced, expected in zip(all_logits(lean), all_logits(generic), strict=True):
+        assert float((produced - expected).abs().max()) < 2e-5 < float(expected.std())
+
+
+@pytest.mark.parametrize("make_model", FAMILY.values(), ids=FAMILY.keys())
+def test_in_bfloat16_logits_are_as_near_the_exact_ones_as_the_models_own(make_model: Any) -> None:
+    exact = random_model(make_model)
+    rounded = copy.deepcopy(exact).bfloat16()
+    exact.load_state_dict(rounded.state_dict())
+    wanted = all_logits(GenericDecoder(exact, prompts()))
+    errors = []
+    for decoder in (LeanDecoder(LeanModel(rounded), prompts(), len(PASSES)), GenericDecoder(rounded, prompts())):
+        differences = [(a - b).square().mean() for a, b in zip(all_logits(decoder), wanted, strict=True)]
+        errors.append(float(torch.stack(differences).mean().sqrt()))
+    assert 0 < errors[0] < 1.1 * errors[1]
+
+
+def test_the_plain_layout_gives_the_same_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = [torch.nn.Linear(6, size) for size in (4, 8)]
+    states = torch.randn(3, 2, 6, generator=torch.Generator().manual_seed(1))
+    expected = torch.cat([layer(states) for layer in layers], dim=-1)
+    for can_pack in (lean_decoder._can_pack, lambda weight: False):
+        monkeypatch.setattr(lean_decoder, "_can_pack", can_pack)
+        assert torch.allclose(PackedLinear(layers)(states), expected, atol=1e-6)
+
+
+def test_only_models_that_are_known_to_be_of_the_family_are_taken() -> None:
+    assert {name for name, make in tiny.ARCHITECTURES.items() if is_supported(make(1))} == set(FAMILY)
+    window = tiny.tiny_qwen3(1)
+    window.config.layer_types = ["full_attention", "sliding_attention"]
+    assert not is_supported(window)
+    mixed = tiny.tiny_llama(1)
+    mixed.lm_head.to(torch.bfloat16)
+    assert not is_supported(mixed)
+    assert not is_supported(type("Changed", (type(tiny.tiny_llama(1)),), {})(tiny.tiny_llama(1).config))
+
+
+def test_the_decoder_reads_the_weights_of_its_making() -> None:
+    model = random_model(tiny.tiny_llama)
+    before = all_logits(LeanDecoder(LeanModel(model), prompts(), len(PASSES)))
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight.mul_(1.5)
+    after = all_logits(LeanDecoder(LeanModel(model), prompts(), len(PASSES)))
+    expected = all_logits(GenericDecoder(model, prompts()))
+    assert float((after[0] - expected[0]).abs().max()) < 2e-5 < float((before[0] - expected[0]).abs().max())
+
+
+def test_one_forward_pass_per_token_whichever_model_is_picked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tokens that pass through each model's layers are counted in its embedding."""
+    student, teacher = decodable(tiny.tiny_llama(1)), decodable(tiny.tiny_llama(2))
+    widths: dict[str, list[int]] = {"student": [], "teacher": []}
+    for name, model in (("student", student), ("teacher", teacher)):
+        model.embedding.register_forward_pre_hook(lambda _, args, seen=widths[name]: seen.append(args[0].shape[1]))
+    picks = [False, True, False, False, True, False, False, False, True, False]
+    out = sample_responses(
+        student,
+        teacher,
+        prompts(),
+        uniforms=torch.full((NUM_ROWS, len(picks)), 0.5, dtype=torch.float64),
+        teacher_picks=picks,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        end_id=-1,
+        pad_id=tiny.PAD_ID,
+    )
+    width = prompts().prompt_ids.shape[1]
+    assert out.response_ids.shape[1] == len(picks)
+    assert widths == {"student": [width, 2, 1, 2, 1, 1, 2], "teacher": [width + 1, 3, 4]}
