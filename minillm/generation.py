@@ -47,16 +47,16 @@ def generate_responses(
 ) -> Iterator[list[tuple[int, list[int]]]]:
     """Yield per batch (index of the prompt, response ids through the end token), prompts of similar length together.
 
-    Draws are keyed by (seed, step, row_id, position). With `teacher_mix_alpha` > 0 tokens come from the mixture, and
-    the rows of a batch share its component draws: consecutive rows of a group then go to different batches, so that
-    statistics within a group are those of independent responses.
+    Models that are not prepared by `decodable` are prepared here. Draws are keyed by (seed, step, row_id, position).
+    With `teacher_mix_alpha` > 0 tokens come from the mixture, and the rows of a batch share its component draws:
+    consecutive rows of a group then go to different batches, so that statistics within a group are those of
+    independent responses.
     """
-    device = next(student.parameters()).device
     num_members = group_size if teacher_mix_alpha > 0 else 1
     student, teacher = decodable(student), decodable(teacher) if teacher_mix_alpha > 0 else None
     for start, indices in _batches(prompts, decoding.batch_size, num_members):
         ids, mask = pad_left([prompts[index] for index in indices], decoding.pad_id)
-        batch = PromptBatch(ids.to(device), mask.to(device), [row_ids[index] for index in indices])
+        batch = PromptBatch(ids.to(student.device), mask.to(student.device), [row_ids[index] for index in indices])
         responses = sample_responses(
             student,
             teacher,

@@ -1,7 +1,5 @@
 """A decoder for the Llama family (Llama, Qwen2, Qwen3): fused and packed weights, a preallocated cache, little else.
 
-It computes what the model computes; attention runs in float32 on CPUs, whose batched bfloat16 products are slow.
-
 Shapes: B rows, n tokens of a forward pass, S tokens so far, H width, A heads, D width of a head, V vocabulary.
 """
 
@@ -81,8 +79,7 @@ class LeanModel:
         self.num_key_heads = config.num_key_value_heads
         self.head_size = body.layers[0].self_attn.head_dim
         self.num_groups = config.num_attention_heads // config.num_key_value_heads
-        weight = self.embedding.weight
-        self.cache_dtype = torch.float32 if weight.device.type == "cpu" else weight.dtype
+        self.dtype, self.device = self.embedding.weight.dtype, self.embedding.weight.device
 
     def logits(self, states: Tensor) -> Tensor:
         """Return float32 logits (B, V) of normalised states (B, H)."""
@@ -90,7 +87,7 @@ class LeanModel:
 
     def rotation(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Return cosines and signed sines (B, n, 1, D) of the rotary embedding."""
-        probe = torch.empty(0, dtype=self.cache_dtype, device=positions.device)
+        probe = torch.empty(0, dtype=torch.float32, device=positions.device)
         cosines, sines = self._rotary(probe, positions)
         half = self.head_size // 2
         signed = torch.cat([-sines[..., :half], sines[..., half:]], dim=-1)
@@ -106,7 +103,7 @@ class _Pass:
     """What the layers of one forward pass share.
 
     columns: of the cache that its tokens take.
-    bias: (B, 1, 1, 1 or n, S), 0 where a token may look, else very negative.
+    bias: (B, 1, 1, 1 or n, S) float32, 0 where a token may look, else very negative.
     """
 
     columns: slice
@@ -122,7 +119,7 @@ class LeanDecoder:
         self._pending, self._mask = prompts.prompt_ids, prompts.prompt_mask
         size = len(prompts.row_ids), model.num_key_heads, self._mask.shape[1] + num_tokens, model.head_size
         device = self._pending.device
-        self._cache = torch.empty(len(model.layers), 2, *size, dtype=model.cache_dtype, device=device)
+        self._cache = torch.empty(len(model.layers), 2, *size, dtype=model.dtype, device=device)
 
     @torch.no_grad()
     def next_logits(self) -> Tensor:
@@ -150,7 +147,7 @@ class LeanDecoder:
         if num_pending > 1:
             places = torch.arange(num_tokens, device=self._mask.device)
             visible = visible & (places <= places[-num_pending:, None])
-        bias = torch.zeros(visible.shape, dtype=self._model.cache_dtype, device=visible.device)
+        bias = torch.zeros(visible.shape, device=visible.device)
         bias.masked_fill_(~visible, torch.finfo(bias.dtype).min)
         rotation = self._model.rotation(position_ids(self._mask)[:, -num_pending:])
         return _Pass(slice(num_tokens - num_pending, num_tokens), rotation, bias[:, None, None])
@@ -168,17 +165,18 @@ class LeanDecoder:
         cache[0, :, :, step.columns] = _rotated(keys, step.rotation).transpose(1, 2)
         cache[1, :, :, step.columns] = values.transpose(1, 2)
         queries = _rotated(queries, step.rotation).unflatten(2, (model.num_key_heads, -1)).permute(0, 2, 3, 1, 4)
-        seen = cache[:, :, :, : step.columns.stop]
-        scores = queries.flatten(2, 3) @ seen[0].transpose(-1, -2) * model.head_size**-0.5
-        scores = scores.unflatten(2, (-1, num_new)) + step.bias
-        attended = scores.softmax(dim=-1, dtype=torch.float32).to(seen.dtype).flatten(2, 3) @ seen[1]
-        attended = attended.unflatten(2, (-1, num_new)).permute(0, 3, 1, 2, 4).reshape(num_rows, num_new, -1)
-        return layer.output(attended.to(states.dtype))
+        seen_keys, seen_values = cache[:, :, :, : step.columns.stop].flatten(1, 2)
+        scores = torch.bmm(queries.flatten(2, 3).flatten(0, 1), seen_keys.transpose(1, 2)).float()
+        scores = scores.view(num_rows, model.num_key_heads, model.num_groups, num_new, -1)
+        weights = torch.add(step.bias, scores, alpha=model.head_size**-0.5).softmax(dim=-1)
+        attended = torch.bmm(weights.to(model.dtype).flatten(2, 3).flatten(0, 1), seen_values)
+        attended = attended.view(*scores.shape[:4], -1).permute(0, 3, 1, 2, 4).reshape(num_rows, num_new, -1)
+        return layer.output(attended)
 
 
 def _rotated(heads: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Return heads (B, n, A, D) turned by their positions, in the type of the cache."""
+    """Return heads (B, n, A, D) turned by their positions."""
     cosines, signed_sines = rotation
-    heads = heads.to(cosines.dtype)
-    swapped = heads.unflatten(-1, (2, -1)).flip(-2).flatten(-2)
-    return torch.addcmul(heads * cosines, swapped, signed_sines)
+    turned = heads.float()
+    swapped = turned.unflatten(-1, (2, -1)).flip(-2).flatten(-2)
+    return torch.addcmul(turned * cosines, swapped, signed_sines).to(heads.dtype)

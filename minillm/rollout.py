@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from minillm.generation import Decoding, all_responses, generate_responses
 from minillm.heads import Head, Readout, logit_blocks
 from minillm.logprobs import mixture_logprobs, response_hidden, token_logprobs
 from minillm.prompts import pad_left, pad_right
+from minillm.sampling import decodable
 from minillm.types import Rollout, ScoredTexts, Texts
 
 
@@ -29,6 +31,11 @@ class Actors:
     student: Any
     sampler: Any
     teacher: Any
+
+    @cached_property
+    def teacher_sampler(self) -> Any:
+        """Return the teacher as a decoder reads it, prepared once: its weights stay as they are."""
+        return decodable(self.teacher)
 
 
 def collect_rollout(
@@ -48,8 +55,9 @@ def collect_rollout(
     `group_size`) are sampled independently of each other.
     """
     row_ids = range(first_row_id, first_row_id + len(prompts))
+    teacher = actors.teacher_sampler if teacher_mix_alpha > 0 else None
     responses = all_responses(
-        generate_responses(actors.sampler, prompts, row_ids, decoding, actors.teacher, teacher_mix_alpha, group_size)
+        generate_responses(actors.sampler, prompts, row_ids, decoding, teacher, teacher_mix_alpha, group_size)
     )
     texts = padded_texts(prompts, responses, decoding.pad_id, compute)
     scores = _Scores.empty(texts.response_mask, _state_size(actors.teacher), compute)

@@ -35,6 +35,8 @@ class Responses:
 
 def decodable(model: Any) -> Any:
     """Return the model's weights as the fastest decoder reads them: a copy, where there is one for the model."""
+    if isinstance(model, LeanModel):
+        return model
     return LeanModel(model) if is_supported(model) else model
 
 

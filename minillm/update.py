@@ -45,7 +45,12 @@ class Updater:
         return dict(sums)
 
     def _step(self, texts: Texts, rows: list[int]) -> dict[str, float]:
-        """Accumulate the gradient of one global minibatch and apply it; metrics are means over its response tokens."""
+        """Accumulate the gradient of one global minibatch and apply it."""
+        metrics = self.accumulate(texts, rows)
+        return metrics | self._apply(metrics["train/loss"])
+
+    def accumulate(self, texts: Texts, rows: list[int]) -> dict[str, float]:
+        """Add the gradient of one global minibatch; the returned metrics are means over its response tokens."""
         mask = texts.response_mask[rows]
         num_tokens, total_weight = int(mask.sum()), float(token_weights(mask, self._recipe.averaging).sum())
         heads = self._heads()
@@ -59,7 +64,7 @@ class Updater:
             language_model = self._language_model_backward(heads)
             metrics["train/language_model_loss"] = language_model
             metrics["train/loss"] += self._recipe.language_model_weight * language_model
-        return metrics | self._apply(metrics["train/loss"])
+        return metrics
 
     def _heads(self) -> tuple[Head, Head]:
         """Return the heads of student and teacher with the weights of now."""

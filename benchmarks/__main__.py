@@ -1,0 +1,46 @@
+"""Measure a part of the pipeline: `python -m benchmarks NAME [--json]`; docs/performance.md says what each means."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+NAMES = ("rollout", "update")
+HELP = {
+    "rollout": "teacher-mixed decoding against the plain loop of both models",
+    "update": "the gradient of an update against the step over whole logits",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the figures, the last line as one JSON object with --json."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("name", choices=NAMES, help="; ".join(f"{name}: {HELP[name]}" for name in NAMES))
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    parser.add_argument("--rounds", type=int, default=5, help="measured rounds of each competitor")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 = all cores")
+    parser.add_argument("--short", action="store_true", help="the main case only")
+    chosen = parser.parse_args(arguments)
+    found = importlib.import_module(f"benchmarks.{chosen.name}").measure(chosen.threads, chosen.rounds, chosen.short)
+    print(json.dumps(found) if chosen.json else "\n".join(_lines(found)))
+    return 0
+
+
+def _lines(found: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return a line for every figure."""
+    lines = []
+    for name, value in found.items():
+        if isinstance(value, Mapping):
+            lines += _lines(value, f"{prefix}{name} ")
+        elif isinstance(value, list):
+            lines += [line for place, item in enumerate(value, start=1) for line in _lines(item, f"{name} {place} ")]
+        else:
+            lines.append(f"{prefix}{name}: {value}")
+    return lines
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

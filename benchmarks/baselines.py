@@ -1,0 +1,81 @@
+"""The same work written plainly, as published code does it: what the pipeline is measured against."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from minillm.device import Compute
+from minillm.logprobs import position_ids
+from minillm.types import Experience, PromptBatch
+
+
+class _Stepper:
+    """A model with its cache, run at every token."""
+
+    def __init__(self, model: Any) -> None:
+        self._model, self._cache = model, DynamicCache(config=model.config)
+
+    def __call__(self, ids: Tensor, mask: Tensor) -> Tensor:
+        output = self._model(
+            input_ids=ids,
+            attention_mask=mask.long(),
+            position_ids=position_ids(mask)[:, -ids.shape[1] :],
+            cache=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        logits: Tensor = output.logits[:, -1].float()
+        return logits
+
+
+@torch.no_grad()
+def mixed_rollout(student: Any, teacher: Any, prompts: PromptBatch, num_tokens: int, alpha: float) -> Tensor:
+    """Return responses (B, T): both models run at every token, and their mixed probabilities are drawn from."""
+    steppers, ids, mask = (_Stepper(student), _Stepper(teacher)), prompts.prompt_ids, prompts.prompt_mask
+    drawn = []
+    for _ in range(num_tokens):
+        own, other = (step(ids, mask).softmax(dim=-1) for step in steppers)
+        ids = torch.multinomial((1 - alpha) * own + alpha * other, 1)
+        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+        drawn.append(ids)
+    return torch.cat(drawn, dim=1)
+
+
+def all_logits(model: Any, texts: Any) -> Tensor:
+    """Return float32 logits (B, P + T, V) at every position of prompts and responses."""
+    mask = torch.cat([texts.prompt_mask, texts.response_mask], dim=1)
+    ids = torch.cat([texts.prompt_ids, texts.response_ids], dim=1)
+    logits: Tensor = model(input_ids=ids, attention_mask=mask.long(), position_ids=position_ids(mask)).logits
+    return logits.float()
+
+
+def update_step(student: Any, teacher: Any, batch: Experience, compute: Compute) -> float:
+    """Add the gradient of the MiniLLM loss of a batch, over logits of every position, and return the loss."""
+    with torch.no_grad(), compute.autocast():
+        other = all_logits(teacher, batch)
+    return update_step_with_logits(student, other, batch, compute)
+
+
+def full_vocabulary_loss(own: Tensor, other: Tensor, batch: Experience) -> Tensor:
+    """Return the clipped policy loss plus the reverse KL, a mean over response tokens, from whole logits (B, T, V)."""
+    own, other = own.log_softmax(dim=-1), other.log_softmax(dim=-1)
+    logprobs = own.gather(-1, batch.response_ids.unsqueeze(-1)).squeeze(-1)
+    ratio = (logprobs - batch.old_logprobs).exp() * batch.ratios
+    policy = torch.maximum(-batch.advantages * ratio, -batch.advantages * ratio.clamp(0.8, 1.2))
+    divergence = (own.exp() * (own - other)).sum(dim=-1)
+    mask = batch.response_mask
+    return ((policy + divergence) * mask).sum() / mask.sum()
+
+
+def update_step_with_logits(student: Any, other: Tensor, batch: Experience, compute: Compute) -> float:
+    """Do the same with the teacher's logits (B, P + T, V) given."""
+    with compute.autocast():
+        own = all_logits(student, batch)
+    predicting = slice(batch.prompt_ids.shape[1] - 1, -1)
+    loss = full_vocabulary_loss(own[:, predicting], other[:, predicting], batch)
+    loss.backward()
+    return float(loss.detach())
