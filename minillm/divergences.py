@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,30 +17,53 @@ from minillm.logprobs import mixture_logprobs
 Divergence = Callable[[Tensor, Tensor], Tensor]
 
 
-def _kl(first_logprobs: Tensor, second_logprobs: Tensor) -> Tensor:
-    return (first_logprobs.exp() * (first_logprobs - second_logprobs)).sum(dim=-1)
+class _Kl(torch.autograd.Function):
+    """The sum of p (log p - log q) with its derivatives p (log p - log q + 1) and -p by log p and log q."""
+
+    @staticmethod
+    def forward(ctx: Any, first: Tensor, second: Tensor) -> Tensor:  # type: ignore[override]
+        probabilities = first.exp()
+        terms = (first - second).mul_(probabilities)
+        ctx.save_for_backward(probabilities, terms)
+        return terms.sum(dim=-1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[override]
+        probabilities, terms = ctx.saved_tensors
+        by_first, by_second = ctx.needs_input_grad
+        scale = gradient.unsqueeze(-1)
+        return (
+            (terms + probabilities).mul_(scale) if by_first else None,
+            (probabilities * scale).neg_() if by_second else None,
+        )
+
+
+def kl(first_logprobs: Tensor, second_logprobs: Tensor) -> Tensor:
+    """Return the Kullback-Leibler divergence (...) of two distributions given by log-probabilities (..., V)."""
+    result: Tensor = _Kl.apply(first_logprobs, second_logprobs)
+    return result
 
 
 def forward_kl(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """Return KL(teacher || student) (...): word-level knowledge distillation (arXiv:1606.07947)."""
-    return _kl(teacher_logits.log_softmax(dim=-1), student_logits.log_softmax(dim=-1))
+    return kl(teacher_logits.log_softmax(dim=-1), student_logits.log_softmax(dim=-1))
 
 
 def reverse_kl(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """Return KL(student || teacher) (...): the single-step term of MiniLLM (arXiv:2306.08543)."""
-    return _kl(student_logits.log_softmax(dim=-1), teacher_logits.log_softmax(dim=-1))
+    return kl(student_logits.log_softmax(dim=-1), teacher_logits.log_softmax(dim=-1))
 
 
 def skewed_forward_kl(student_logits: Tensor, teacher_logits: Tensor, skew: float) -> Tensor:
     """Return KL(teacher || skew teacher + (1 - skew) student) (...), 0 <= skew < 1; arXiv:2402.03898, section 3."""
     teacher, student = teacher_logits.log_softmax(dim=-1), student_logits.log_softmax(dim=-1)
-    return _kl(teacher, mixture_logprobs(teacher, student, skew))
+    return kl(teacher, mixture_logprobs(teacher, student, skew))
 
 
 def skewed_reverse_kl(student_logits: Tensor, teacher_logits: Tensor, skew: float) -> Tensor:
     """Return KL(student || skew student + (1 - skew) teacher) (...), 0 <= skew < 1; arXiv:2402.03898, section 3."""
     teacher, student = teacher_logits.log_softmax(dim=-1), student_logits.log_softmax(dim=-1)
-    return _kl(student, mixture_logprobs(student, teacher, skew))
+    return kl(student, mixture_logprobs(student, teacher, skew))
 
 
 def jsd(student_logits: Tensor, teacher_logits: Tensor, beta: float) -> Tensor:
@@ -54,7 +78,7 @@ def jsd(student_logits: Tensor, teacher_logits: Tensor, beta: float) -> Tensor:
         return reverse_kl(student_logits, teacher_logits)
     teacher, student = teacher_logits.log_softmax(dim=-1), student_logits.log_softmax(dim=-1)
     mixture = mixture_logprobs(teacher, student, beta)
-    return beta * _kl(teacher, mixture) + (1 - beta) * _kl(student, mixture)
+    return beta * kl(teacher, mixture) + (1 - beta) * kl(student, mixture)
 
 
 def adaptive_kl(student_logits: Tensor, teacher_logits: Tensor, head_share: float) -> Tensor:

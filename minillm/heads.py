@@ -9,6 +9,7 @@ Shapes: N tokens, H width of the states, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_BLOCK_LOGITS = 2**20  # float32 numbers of a block on a CPU: 4 MiB
-_MIN_CHUNK = 64  # tokens; the head's gradient is summed once a chunk, which fewer tokens would not pay for
+_BLOCK_LOGITS = 2**19  # float32 numbers of a block on a CPU: 2 MiB, so that a few of its size fit the caches
+_ROUND_TOKENS = 128  # a chunk is a multiple of this: products of odd sizes take up to a third longer
 
 BlockLoss = Callable[[slice, list[Tensor]], Tensor]
 """Takes rows and their logits (n, V), student first, and returns the summed loss of the rows, a scalar."""
@@ -47,9 +48,15 @@ class Head:
         assert parts[0] is not None
         return Head(parts[0], parts[1], getattr(model.config, "final_logit_softcapping", None), (weight, bias))
 
-    def projected(self, states: Tensor) -> Tensor:
-        """Return W h + b (n, V) in the arithmetic of products."""
-        return torch.nn.functional.linear(states.detach().to(self.weight.dtype), self.weight, self.bias)
+    def projected(self, states: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return W h + b (n, V) in the arithmetic of products, in the first rows of `out` if it is given."""
+        states = states.detach().to(self.weight.dtype)
+        if out is None:
+            return torch.nn.functional.linear(states, self.weight, self.bias)
+        out = out[: len(states)]
+        if self.bias is None:
+            return torch.mm(states, self.weight.t(), out=out)
+        return torch.addmm(self.bias, states, self.weight.t(), out=out)
 
     def capped(self, projected: Tensor) -> Tensor:
         """Return logits, at least in float32."""
@@ -111,7 +118,10 @@ def backward_through_head(
 
 @torch.no_grad()
 def logit_blocks(readouts: Sequence[Readout], *, memory_mib: int) -> Iterator[tuple[slice, list[Tensor]]]:
-    """Yield rows and their logits (n, V), one tensor a readout, until every row of the readouts was there."""
+    """Yield rows and their logits (n, V), one tensor a readout, until every row was there.
+
+    The logits may be overwritten by the next ones.
+    """
     for start, chunks in _chunks(readouts, memory_mib):
         for rows in _blocks(chunks[0]):
             logits = [readout.head.capped(chunk[rows]) for readout, chunk in zip(readouts, chunks, strict=True)]
@@ -121,10 +131,20 @@ def logit_blocks(readouts: Sequence[Readout], *, memory_mib: int) -> Iterator[tu
 @torch.no_grad()
 def _chunks(readouts: Sequence[Readout], memory_mib: int) -> Iterator[tuple[int, list[Tensor]]]:
     """Yield the first token of each chunk and its projections, one a readout."""
-    bytes_per_token = sum(len(readout.head.weight) * readout.head.weight.element_size() for readout in readouts)
-    size = max(_MIN_CHUNK, memory_mib * 2**20 // bytes_per_token)
-    for start in range(0, len(readouts[0].states), size):
-        yield start, [readout.head.projected(readout.states[start : start + size]) for readout in readouts]
+    num_tokens, heads = len(readouts[0].states), [readout.head for readout in readouts]
+    size = _chunk_size(num_tokens, sum(len(head.weight) * head.weight.element_size() for head in heads), memory_mib)
+    # The same memory for every chunk: handing out new pages takes the system as long as the product itself.
+    buffers = [head.weight.new_empty(min(size, num_tokens), len(head.weight)) for head in heads]
+    for start in range(0, num_tokens, size):
+        pairs = zip(readouts, buffers, strict=True)
+        yield start, [readout.head.projected(readout.states[start : start + size], out) for readout, out in pairs]
+
+
+def _chunk_size(num_tokens: int, bytes_per_token: int, memory_mib: int) -> int:
+    """Return the tokens of a chunk: as few chunks as fit, about equal, of a round size."""
+    largest = max(1, memory_mib * 2**20 // (bytes_per_token * _ROUND_TOKENS))  # in round sizes
+    num_chunks = math.ceil(num_tokens / (largest * _ROUND_TOKENS))
+    return math.ceil(num_tokens / (max(num_chunks, 1) * _ROUND_TOKENS)) * _ROUND_TOKENS
 
 
 def _blocks(chunk: Tensor) -> Iterator[slice]:

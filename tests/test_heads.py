@@ -76,7 +76,7 @@ def by_blocks(name: str, student: OneHead, teacher: OneHead, dtype: torch.dtype)
 @pytest.fixture(params=SIZES, ids=str)
 def sizes(request: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
     chunk, block = request.param
-    monkeypatch.setattr(heads, "_MIN_CHUNK", chunk)
+    monkeypatch.setattr(heads, "_ROUND_TOKENS", chunk)
     monkeypatch.setattr(heads, "_BLOCK_LOGITS", block)
     return chunk, block
 
@@ -135,6 +135,15 @@ def test_logit_blocks_hold_every_row_once_and_in_order() -> None:
         assert torch.allclose(torch.cat([logits[place] for _, logits in blocks]), model.plain_logits(part))
 
 
+@pytest.mark.parametrize(
+    ("num_tokens", "memory_mib", "expected"),
+    [(100, 128, 128), (1024, 128, 512), (640, 128, 640), (641, 128, 384), (4096, 128, 640), (4096, 0, 128), (0, 1, 0)],
+)
+def test_chunks_are_few_about_equal_and_round(num_tokens: int, memory_mib: int, expected: int) -> None:
+    """At 49,152 logits in bfloat16 from two models, 128 MiB hold 682 tokens."""
+    assert heads._chunk_size(num_tokens, 2 * 2 * 49_152, memory_mib) == expected
+
+
 class _LargestTensors(TorchDispatchMode):
     """Remembers the largest result of any operation, in numbers, by its type."""
 
@@ -152,7 +161,7 @@ class _LargestTensors(TorchDispatchMode):
 
 def test_no_tensor_of_all_logits_is_ever_alive(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of 5 tokens in bfloat16, blocks of 2 in float32; the head itself has 6 x 37 weights."""
-    monkeypatch.setattr(heads, "_MIN_CHUNK", 5)
+    monkeypatch.setattr(heads, "_ROUND_TOKENS", 5)
     monkeypatch.setattr(heads, "_BLOCK_LOGITS", 2 * VOCABULARY)
     student, teacher = (OneHead(seed, torch.bfloat16, False, None) for seed in (3, 4))
     with _LargestTensors() as seen:
