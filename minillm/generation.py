@@ -10,7 +10,7 @@ import torch
 
 from minillm.draws import component_draws, token_uniforms
 from minillm.prompts import pad_left
-from minillm.sampling import decodable, sample_responses
+from minillm.sampling import Responses, decodable, sample_responses
 from minillm.types import PromptBatch
 
 
@@ -37,15 +37,24 @@ class Decoding:
 
 
 def generate_responses(
+    model: Any, prompts: Sequence[Sequence[int]], row_ids: Sequence[int], decoding: Decoding
+) -> Iterator[list[tuple[int, list[int]]]]:
+    """Yield per batch (index of the prompt, response ids through the end token), prompts of similar length together."""
+    for indices, responses in sampled_batches(model, None, prompts, row_ids, decoding):
+        pairs = zip(responses.response_ids, responses.response_mask, strict=True)
+        yield list(zip(indices, [row[kept].tolist() for row, kept in pairs], strict=True))
+
+
+def sampled_batches(
     student: Any,
+    teacher: Any,
     prompts: Sequence[Sequence[int]],
     row_ids: Sequence[int],
     decoding: Decoding,
-    teacher: Any = None,
     teacher_mix_alpha: float = 0.0,
     group_size: int = 1,
-) -> Iterator[list[tuple[int, list[int]]]]:
-    """Yield per batch (index of the prompt, response ids through the end token), prompts of similar length together.
+) -> Iterator[tuple[list[int], Responses]]:
+    """Yield per batch the indices of its prompts and the responses; with a teacher, also the teacher's states.
 
     Models that are not prepared by `decodable` are prepared here. Draws are keyed by (seed, step, row_id, position).
     With `teacher_mix_alpha` > 0 tokens come from the mixture, and the rows of a batch share its component draws:
@@ -53,7 +62,7 @@ def generate_responses(
     independent responses.
     """
     num_members = group_size if teacher_mix_alpha > 0 else 1
-    student, teacher = decodable(student), decodable(teacher) if teacher_mix_alpha > 0 else None
+    student, teacher = decodable(student), None if teacher is None else decodable(teacher)
     for start, indices in _batches(prompts, decoding.batch_size, num_members):
         ids, mask = pad_left([prompts[index] for index in indices], decoding.pad_id)
         batch = PromptBatch(ids.to(student.device), mask.to(student.device), [row_ids[index] for index in indices])
@@ -68,9 +77,9 @@ def generate_responses(
             top_p=decoding.top_p,
             end_id=decoding.end_id,
             pad_id=decoding.pad_id,
+            keep_teacher_states=teacher is not None,
         )
-        pairs = zip(responses.response_ids, responses.response_mask, strict=True)
-        yield list(zip(indices, [row[kept].tolist() for row, kept in pairs], strict=True))
+        yield indices, responses
 
 
 def _batches(prompts: Sequence[Sequence[int]], batch_size: int, num_members: int) -> Iterator[tuple[int, list[int]]]:

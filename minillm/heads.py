@@ -48,6 +48,11 @@ class Head:
         assert parts[0] is not None
         return Head(parts[0], parts[1], getattr(model.config, "final_logit_softcapping", None), (weight, bias))
 
+    @property
+    def state_size(self) -> int:
+        """Return H; some models project their states down before the head (OPT-350m)."""
+        return int(self.weight.shape[1])
+
     def projected(self, states: Tensor, out: Tensor | None = None) -> Tensor:
         """Return W h + b (n, V) in the arithmetic of products, in the first rows of `out` if it is given."""
         states = states.detach().to(self.weight.dtype)

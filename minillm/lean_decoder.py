@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import linear, rms_norm
 from transformers import LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM
 
+from minillm.decoders import Decoder
 from minillm.heads import Head
 from minillm.logprobs import position_ids
 from minillm.types import PromptBatch
@@ -76,6 +77,7 @@ class LeanModel:
         self.embedding, self.norm, self._rotary = body.embed_tokens, body.norm, body.rotary_emb
         self.layers = [_Layer(layer) for layer in body.layers]
         self._head, self._head_weight = Head.of(model), PackedLinear([model.get_output_embeddings()])
+        self.state_size = self._head.state_size
         self.num_key_heads = config.num_key_value_heads
         self.head_size = body.layers[0].self_attn.head_dim
         self.num_groups = config.num_attention_heads // config.num_key_value_heads
@@ -111,46 +113,38 @@ class _Pass:
     bias: Tensor
 
 
-class LeanDecoder:
-    """One model, its cache, and the tokens that it has not seen yet."""
+class LeanDecoder(Decoder):
+    """A model of the family, with a cache that is as long as it will ever be."""
 
-    def __init__(self, model: LeanModel, prompts: PromptBatch, num_tokens: int) -> None:
+    def __init__(self, model: LeanModel, prompts: PromptBatch, num_tokens: int, kept: Tensor | None = None) -> None:
+        super().__init__(prompts, kept)
         self._model = model
-        self._pending, self._mask = prompts.prompt_ids, prompts.prompt_mask
-        size = len(prompts.row_ids), model.num_key_heads, self._mask.shape[1] + num_tokens, model.head_size
-        device = self._pending.device
-        self._cache = torch.empty(len(model.layers), 2, *size, dtype=model.dtype, device=device)
+        num_rows, num_columns = prompts.prompt_ids.shape
+        size = num_rows, model.num_key_heads, num_columns + num_tokens, model.head_size
+        self._cache = torch.empty(len(model.layers), 2, *size, dtype=model.dtype, device=model.device)
 
-    @torch.no_grad()
-    def next_logits(self) -> Tensor:
-        """Return float32 logits (B, V) of the next token after running the pending ones."""
-        model, step = self._model, self._next_pass()
-        states = model.embedding(self._pending)
-        for layer, cache in zip(model.layers, self._cache, strict=True):
+    def _forward(self, token_ids: Tensor, mask: Tensor) -> Tensor:
+        step, states = self._next_pass(token_ids.shape[1], mask), self._model.embedding(token_ids)
+        for layer, cache in zip(self._model.layers, self._cache, strict=True):
             states = states + self._attention(layer, cache, states, step)
             states = states + layer.mlp(states)
-        self._pending = self._pending[:, :0]
-        return model.logits(_normalized(model.norm, states[:, -1]))
+        return _normalized(self._model.norm, states)
 
-    def append(self, token_ids: Tensor) -> None:
-        """Add one token (B,) to every row."""
-        self._pending = torch.cat([self._pending, token_ids[:, None]], dim=1)
-        self._mask = torch.cat([self._mask, torch.ones_like(self._mask[:, :1])], dim=1)
+    def _logits(self, states: Tensor) -> Tensor:
+        return self._model.logits(states)
 
-    def keep(self, rows: Tensor) -> None:
-        """Retire all rows but the given ones."""
-        self._pending, self._mask, self._cache = self._pending[rows], self._mask[rows], self._cache[:, :, rows]
+    def _keep_cache(self, rows: Tensor) -> None:
+        self._cache = self._cache[:, :, rows]
 
-    def _next_pass(self) -> _Pass:
-        num_tokens, num_pending = self._mask.shape[1], self._pending.shape[1]
-        visible = self._mask[:, None, :]
-        if num_pending > 1:
-            places = torch.arange(num_tokens, device=self._mask.device)
-            visible = visible & (places <= places[-num_pending:, None])
+    def _next_pass(self, num_new: int, mask: Tensor) -> _Pass:
+        num_tokens, visible = mask.shape[1], mask[:, None, :]
+        if num_new > 1:
+            places = torch.arange(num_tokens, device=mask.device)
+            visible = visible & (places <= places[-num_new:, None])
         bias = torch.zeros(visible.shape, device=visible.device)
         bias.masked_fill_(~visible, torch.finfo(bias.dtype).min)
-        rotation = self._model.rotation(position_ids(self._mask)[:, -num_pending:])
-        return _Pass(slice(num_tokens - num_pending, num_tokens), rotation, bias[:, None, None])
+        rotation = self._model.rotation(position_ids(mask)[:, -num_new:])
+        return _Pass(slice(num_tokens - num_new, num_tokens), rotation, bias[:, None, None])
 
     def _attention(self, layer: _Layer, cache: Tensor, states: Tensor, step: _Pass) -> Tensor:
         """Return what attention adds to the states (B, n, H), having stored keys and values of the new tokens."""

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from minillm.device import Compute
-from minillm.generation import Decoding, all_responses, generate_responses
+from minillm.generation import Decoding, sampled_batches
 from minillm.heads import Head, Readout, logit_blocks
 from minillm.logprobs import mixture_logprobs, response_hidden, token_logprobs
 from minillm.prompts import pad_left, pad_right
-from minillm.sampling import decodable
+from minillm.sampling import Responses, decodable
 from minillm.types import Rollout, ScoredTexts, Texts
 
 
@@ -55,21 +56,60 @@ def collect_rollout(
     `group_size`) are sampled independently of each other.
     """
     row_ids = range(first_row_id, first_row_id + len(prompts))
-    teacher = actors.teacher_sampler if teacher_mix_alpha > 0 else None
-    responses = all_responses(
-        generate_responses(actors.sampler, prompts, row_ids, decoding, teacher, teacher_mix_alpha, group_size)
-    )
-    texts = padded_texts(prompts, responses, decoding.pad_id, compute)
-    scores = _Scores.empty(texts.response_mask, _state_size(actors.teacher), compute)
-    for rows in _by_length(texts, score_batch_size):
-        scores.fill(actors, texts, rows, decoding.temperature, compute)
+    rows: list[_Row] = [_Row([], torch.empty(0))] * len(prompts)
+    for indices, responses in sampled_batches(
+        actors.sampler, actors.teacher_sampler, prompts, row_ids, decoding, teacher_mix_alpha, group_size
+    ):
+        for index, row in zip(indices, _rows(responses), strict=True):
+            rows[index] = row
+    texts = padded_texts(prompts, [row.response_ids for row in rows], decoding.pad_id, compute)
+    states = pad_sequence([row.teacher_states for row in rows], batch_first=True).to(compute.dtype)
+    scores = [
+        response_logprobs(actors.student, texts, score_batch_size, decoding.temperature, compute),
+        kept_logprobs(actors.teacher, texts, states, decoding.temperature, compute),
+    ]
     return Rollout(
         **vars(texts),
-        old_logprobs=scores.student,
-        teacher_logprobs=scores.teacher,
-        behavior_logprobs=mixture_logprobs(scores.teacher, scores.student, teacher_mix_alpha),
-        teacher_hidden=scores.teacher_hidden,
+        old_logprobs=scores[0],
+        teacher_logprobs=scores[1],
+        behavior_logprobs=mixture_logprobs(scores[1], scores[0], teacher_mix_alpha),
+        teacher_hidden=states,
     )
+
+
+class _Row(NamedTuple):
+    response_ids: list[int]
+    teacher_states: Tensor  # (T, H)
+
+
+def _rows(responses: Responses) -> Iterator[_Row]:
+    assert responses.teacher_states is not None
+    columns = responses.response_ids, responses.teacher_states, responses.response_mask
+    for ids, states, kept in zip(*columns, strict=True):
+        yield _Row(ids[kept].tolist(), states[kept])
+
+
+@torch.no_grad()
+def response_logprobs(model: Any, texts: Texts, batch_size: int, temperature: float, compute: Compute) -> Tensor:
+    """Return the model's log-probabilities (B, T) of the response tokens, in the arithmetic of the update."""
+    logprobs = torch.zeros(texts.response_mask.shape, device=compute.device)
+    for rows in _by_length(texts, batch_size):
+        part = texts.select(rows)
+        found = kept_logprobs(model, part, _states(model, part, compute), temperature, compute)
+        logprobs[rows, : found.shape[1]] = found
+    return logprobs
+
+
+@torch.no_grad()
+def kept_logprobs(model: Any, texts: Texts, states: Tensor, temperature: float, compute: Compute) -> Tensor:
+    """Return the model's log-probabilities (B, T) of the response tokens from its states (B, T, H)."""
+    mask = texts.response_mask
+    token_ids, logprobs = texts.response_ids[mask], torch.zeros(mask.shape, device=compute.device)
+    found = logprobs.new_zeros(len(token_ids))
+    readout = Readout(Head.of(model, compute.dtype), states[mask])
+    for places, (logits,) in logit_blocks([readout], memory_mib=compute.loss_memory_mib):
+        found[places] = token_logprobs(logits / temperature, token_ids[places])
+    return logprobs.masked_scatter(mask, found)
 
 
 def padded_texts(
@@ -83,17 +123,12 @@ def padded_texts(
 @torch.no_grad()
 def scored_by_teacher(teacher: Any, texts: Texts, batch_size: int, compute: Compute) -> ScoredTexts:
     """Return the texts with the teacher's states, from one pass over each."""
-    shape = *texts.response_mask.shape, _state_size(teacher)
+    shape = *texts.response_mask.shape, Head.of(teacher).state_size
     states = torch.zeros(shape, dtype=compute.dtype, device=compute.device)
     for rows in _by_length(texts, batch_size):
         hidden = _states(teacher, texts.select(rows), compute)
         states[rows, : hidden.shape[1]] = hidden.to(compute.dtype)
     return ScoredTexts(**vars(texts), teacher_hidden=states)
-
-
-def _state_size(model: Any) -> int:
-    """Return the width of the states that the head reads; some models project theirs down first (OPT-350m)."""
-    return int(model.get_output_embeddings().weight.shape[1])
 
 
 def _by_length(texts: Texts, batch_size: int) -> Iterator[Tensor]:
@@ -105,32 +140,3 @@ def _by_length(texts: Texts, batch_size: int) -> Iterator[Tensor]:
 def _states(model: Any, part: Texts, compute: Compute) -> Tensor:
     with compute.autocast():
         return response_hidden(model, part.prompt_ids, part.prompt_mask, part.response_ids, part.response_mask)
-
-
-@dataclass(frozen=True)
-class _Scores:
-    student: Tensor
-    teacher: Tensor
-    teacher_hidden: Tensor
-
-    @staticmethod
-    def empty(response_mask: Tensor, hidden_size: int, compute: Compute) -> _Scores:
-        shape = response_mask.shape
-        student, teacher = (torch.zeros(shape, device=compute.device) for _ in range(2))
-        hidden = torch.zeros(*shape, hidden_size, dtype=compute.dtype, device=compute.device)
-        return _Scores(student, teacher, hidden)
-
-    @torch.no_grad()
-    def fill(self, actors: Actors, texts: Texts, rows: Tensor, temperature: float, compute: Compute) -> None:
-        """Score the given rows with both models, in the arithmetic of the update."""
-        part = texts.select(rows)
-        mask, num_tokens = part.response_mask, part.response_ids.shape[1]
-        token_ids = part.response_ids[mask]
-        for model, logprobs in ((actors.student, self.student), (actors.teacher, self.teacher)):
-            hidden = _states(model, part, compute)
-            found = logprobs.new_zeros(len(token_ids))
-            readout = Readout(Head.of(model, compute.dtype), hidden[mask])
-            for places, (logits,) in logit_blocks([readout], memory_mib=compute.loss_memory_mib):
-                found[places] = token_logprobs(logits / temperature, token_ids[places])
-            logprobs[rows, :num_tokens] = logprobs.new_zeros(mask.shape).masked_scatter(mask, found)
-        self.teacher_hidden[rows, :num_tokens] = hidden.to(compute.dtype)

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from transformers import DynamicCache
 
+from minillm.decoders import Decoder, GenericDecoder
+from minillm.heads import Head
 from minillm.lean_decoder import LeanDecoder, LeanModel, is_supported
-from minillm.logprobs import head_logits, position_ids
 from minillm.truncation import truncated
 from minillm.types import PromptBatch
 
@@ -27,10 +27,16 @@ _BLOCK = 256  # tokens per block of the two-level cumulative distribution
 
 @dataclass(frozen=True)
 class Responses:
-    """Sampled responses: ids (B, T) int64 padded on the right, mask (B, T) bool true through the first end token."""
+    """Sampled responses.
+
+    response_ids: (B, T) int64, padded on the right.
+    response_mask: (B, T) bool, true through the first end token.
+    teacher_states: (B, T, H), from which the teacher predicts each token, if they were asked for.
+    """
 
     response_ids: Tensor
     response_mask: Tensor
+    teacher_states: Tensor | None
 
 
 def decodable(model: Any) -> Any:
@@ -38,41 +44,6 @@ def decodable(model: Any) -> Any:
     if isinstance(model, LeanModel):
         return model
     return LeanModel(model) if is_supported(model) else model
-
-
-class GenericDecoder:
-    """Any transformers model, its cache, and the tokens that it has not seen yet."""
-
-    def __init__(self, model: Any, prompts: PromptBatch) -> None:
-        self._model = model
-        self._cache = DynamicCache(config=model.config)
-        self._pending = prompts.prompt_ids
-        self._mask = prompts.prompt_mask
-
-    @torch.no_grad()
-    def next_logits(self) -> Tensor:
-        """Return logits (B, V) of the next token after running the pending ones."""
-        num_pending = self._pending.shape[1]
-        output = self._model.base_model(
-            input_ids=self._pending,
-            attention_mask=self._mask.long(),
-            position_ids=position_ids(self._mask)[:, -num_pending:],
-            cache=self._cache,
-            use_cache=True,
-        )
-        self._pending = self._pending[:, :0]
-        return head_logits(self._model, output.last_hidden_state[:, -1])
-
-    def append(self, token_ids: Tensor) -> None:
-        """Add one token (B,) to every row."""
-        self._pending = torch.cat([self._pending, token_ids[:, None]], dim=1)
-        self._mask = torch.cat([self._mask, torch.ones_like(self._mask[:, :1])], dim=1)
-
-    def keep(self, rows: Tensor) -> None:
-        """Retire all rows but the given ones."""
-        self._pending, self._mask = self._pending[rows], self._mask[rows]
-        if self._cache.get_seq_length() > 0:
-            self._cache.batch_select_indices(rows)
 
 
 @torch.no_grad()
@@ -88,6 +59,7 @@ def sample_responses(
     top_p: float,
     end_id: int,
     pad_id: int,
+    keep_teacher_states: bool = False,
 ) -> Responses:
     """Return one response per prompt of at most len(teacher_picks) tokens.
 
@@ -95,10 +67,13 @@ def sample_responses(
     uniforms: (B, T) draws in [0, 1) for the inverse cumulative distribution; None decodes greedily.
     teacher_picks: per position, whether the teacher supplies the distribution (`teacher` may be None if it never does).
     temperature, top_k, top_p: applied inside each model, before mixing.
+    keep_teacher_states: the teacher then reads every token once, those that it never picks after at the end.
     """
-    models = [student, teacher] if any(teacher_picks) else [student]
-    decoders = [_decoder(model, prompts, len(teacher_picks)) for model in models]
     num_rows, device = len(prompts.row_ids), prompts.prompt_ids.device
+    states = _empty_states(teacher, num_rows, len(teacher_picks)) if keep_teacher_states else None
+    decoders = [_decoder(student, prompts, len(teacher_picks))]
+    if any(teacher_picks):
+        decoders.append(_decoder(teacher, prompts, len(teacher_picks), states))
     ids = torch.full((num_rows, len(teacher_picks)), pad_id, device=device)
     mask = torch.zeros_like(ids, dtype=torch.bool)
     active, uniforms = torch.arange(num_rows, device=device), None if uniforms is None else uniforms.to(device)
@@ -112,22 +87,39 @@ def sample_responses(
         token_ids = torch.where(running, token_ids, pad_id)
         ids[active, position], mask[active, position] = token_ids, running
         running = running & (token_ids != end_id)
-        if not running.any():
+        if not running.any() or position + 1 == len(teacher_picks):
             break
         for decoder in decoders:
-            decoder.append(token_ids)
+            decoder.append(token_ids[:, None])
         active, running = _retire_finished(decoders, active, running)
     num_tokens = int(mask.any(dim=0).sum())
-    return Responses(ids[:, :num_tokens], mask[:, :num_tokens])
+    ids, mask = ids[:, :num_tokens], mask[:, :num_tokens]
+    if states is not None:
+        states = states[:, :num_tokens]
+        reader = decoders[1] if any(teacher_picks) else _reader(teacher, prompts, ids, states)
+        reader.flush()
+    return Responses(ids, mask, states)
 
 
-def _decoder(model: Any, prompts: PromptBatch, num_tokens: int) -> GenericDecoder | LeanDecoder:
-    return LeanDecoder(model, prompts, num_tokens) if isinstance(model, LeanModel) else GenericDecoder(model, prompts)
+def _empty_states(teacher: Any, num_rows: int, num_tokens: int) -> Tensor:
+    width = (teacher if isinstance(teacher, LeanModel) else Head.of(teacher)).state_size
+    return torch.zeros(num_rows, num_tokens, width, dtype=teacher.dtype, device=teacher.device)
 
 
-def _retire_finished(
-    decoders: Sequence[GenericDecoder | LeanDecoder], active: Tensor, running: Tensor
-) -> tuple[Tensor, Tensor]:
+def _reader(teacher: Any, prompts: PromptBatch, response_ids: Tensor, states: Tensor) -> Decoder:
+    """Return a decoder that has yet to read all prompts and responses."""
+    decoder = _decoder(teacher, prompts, response_ids.shape[1], states)
+    decoder.append(response_ids[:, :-1])
+    return decoder
+
+
+def _decoder(model: Any, prompts: PromptBatch, num_tokens: int, kept: Tensor | None = None) -> Decoder:
+    if isinstance(model, LeanModel):
+        return LeanDecoder(model, prompts, num_tokens, kept)
+    return GenericDecoder(model, prompts, kept)
+
+
+def _retire_finished(decoders: Sequence[Decoder], active: Tensor, running: Tensor) -> tuple[Tensor, Tensor]:
     """Drop finished rows once they are half of the batch; moving the caches costs about one step."""
     if 2 * int(running.sum()) > len(running):
         return active, running

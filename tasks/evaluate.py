@@ -18,6 +18,7 @@ from minillm.evaluation.distance import mean_reverse_kl, summed_reverse_kl
 from minillm.evaluation.scores import GREEDY, summarized_scores
 from minillm.generation import Decoding, all_responses, generate_responses
 from minillm.models import check_context, load_saved
+from minillm.sampling import decodable
 from minillm.tokenizers import load_saved_tokenizer
 from tasks.judgements import Judgement, judgement_key, kept
 from tasks.progress import progress
@@ -106,7 +107,7 @@ def _decode(label: str, model: Any, rows: list[Example], tokenizer: Any, config:
     if config.greedy:
         seeds[GREEDY] = None
     num_batches = -(-len(rows) // config.batch_size)
-    decoded = {}
+    decoded, model = {}, decodable(model)
     for name, seed in seeds.items():
         decoding = Decoding(
             seed=seed,

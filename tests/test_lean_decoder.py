@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from minillm import lean_decoder
+from minillm.decoders import GenericDecoder
 from minillm.lean_decoder import LeanDecoder, LeanModel, PackedLinear, is_supported
 from minillm.prompts import pad_left
-from minillm.sampling import GenericDecoder, decodable, sample_responses
+from minillm.sampling import decodable, sample_responses
 from minillm.types import PromptBatch
 from tests import tiny
 
@@ -42,7 +43,7 @@ def all_logits(decoder: Any) -> list[Tensor]:
     for place, is_asked in enumerate(PASSES):
         if is_asked:
             found.append(decoder.next_logits())
-        decoder.append(tokens[place, rows])
+        decoder.append(tokens[place, rows][:, None])
         if place == 5:
             rows = torch.tensor([1, 4])
             decoder.keep(rows)
@@ -102,25 +103,38 @@ def test_the_decoder_reads_the_weights_of_its_making() -> None:
     assert float((after[0] - expected[0]).abs().max()) < 2e-5 < float((before[0] - expected[0]).abs().max())
 
 
-def test_one_forward_pass_per_token_whichever_model_is_picked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tokens that pass through each model's layers are counted in its embedding."""
-    student, teacher = decodable(tiny.tiny_llama(1)), decodable(tiny.tiny_llama(2))
-    widths: dict[str, list[int]] = {"student": [], "teacher": []}
-    for name, model in (("student", student), ("teacher", teacher)):
-        model.embedding.register_forward_pre_hook(lambda _, args, seen=widths[name]: seen.append(args[0].shape[1]))
-    picks = [False, True, False, False, True, False, False, False, True, False]
+@pytest.mark.parametrize(
+    ("picks", "keep_states", "student", "teacher"),
+    [
+        ([0, 1, 0, 0, 1, 0, 0, 0, 1, 0], False, [0, 2, 1, 2, 1, 1, 2], [1, 3, 4]),
+        ([0, 1, 0, 0, 1, 0, 0, 0, 1, 0], True, [0, 2, 1, 2, 1, 1, 2], [1, 3, 4, 1]),
+        ([0, 0, 0, 0], True, [0, 1, 1, 1], [3]),
+        ([0, 0, 0, 0], False, [0, 1, 1, 1], []),
+    ],
+)
+def test_one_forward_pass_per_token_whichever_model_is_picked(
+    picks: list[int], keep_states: bool, student: list[int], teacher: list[int]
+) -> None:
+    """The tokens that pass through each model, beyond the prompt in the first pass.
+
+    With its states kept the teacher reads the rest at the end: every token once, without mixing in one pass.
+    """
+    models, widths = [decodable(tiny.tiny_llama(seed)) for seed in (1, 2)], ([], [])
+    for model, seen in zip(models, widths, strict=True):
+        model.embedding.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0].shape[1]))
     out = sample_responses(
-        student,
-        teacher,
+        *models,
         prompts(),
         uniforms=torch.full((NUM_ROWS, len(picks)), 0.5, dtype=torch.float64),
-        teacher_picks=picks,
+        teacher_picks=[bool(pick) for pick in picks],
         temperature=1.0,
         top_k=0,
         top_p=1.0,
         end_id=-1,
         pad_id=tiny.PAD_ID,
+        keep_teacher_states=keep_states,
     )
-    width = prompts().prompt_ids.shape[1]
     assert out.response_ids.shape[1] == len(picks)
-    assert widths == {"student": [width, 2, 1, 2, 1, 1, 2], "teacher": [width + 1, 3, 4]}
+    for seen, expected in zip(widths, (student, teacher), strict=True):
+        beyond = [seen[0] - prompts().prompt_ids.shape[1], *seen[1:]] if seen else []
+        assert beyond == expected

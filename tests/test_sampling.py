@@ -260,3 +260,35 @@ def test_the_logits_of_the_lazy_caches_are_those_of_one_forward() -> None:
         plain = student(alone).logits[0, len(rows[0]) - 1 : -1]
     length = int(out.response_mask[0].sum())
     assert torch.allclose(one_shot[0, :length], plain[:length], atol=1e-4)
+
+
+@pytest.mark.parametrize("prepared", [lambda model: model, decodable], ids=["generic", "chosen"])
+@pytest.mark.parametrize("make_model", tiny.ARCHITECTURES.values(), ids=tiny.ARCHITECTURES.keys())
+@pytest.mark.parametrize("alpha", [0.0, 0.4])
+def test_the_teachers_states_are_those_of_one_forward_of_each_row(make_model: Any, prepared: Any, alpha: float) -> None:
+    """Rows end at different places and retire; every state that predicts a token is there, whoever drew the token."""
+    student, teacher = make_model(1), make_model(2)
+    rows, num_tokens, num_rows = tiny.random_rows(9, 1, 9, seed=3), 12, 9
+    plain = sample(student, None, rows, [False] * num_tokens, token_uniforms(8, 0, range(num_rows), num_tokens))
+    end_id = int(plain.response_ids[:, 2].mode().values)  # a token that ends some rows early
+    out = sample_responses(
+        prepared(student),
+        prepared(teacher),
+        prompts_of(rows),
+        uniforms=token_uniforms(8, 0, range(num_rows), num_tokens),
+        teacher_picks=component_draws(1, 0, 0, num_tokens, alpha),
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        end_id=end_id,
+        pad_id=tiny.PAD_ID,
+        keep_teacher_states=True,
+    )
+    assert out.teacher_states.shape[:2] == out.response_ids.shape
+    assert len(set(out.response_mask.sum(dim=1).tolist())) > 2
+    for row, prompt in enumerate(rows):
+        length = int(out.response_mask[row].sum())
+        ids = torch.tensor([prompt + out.response_ids[row, :length].tolist()])
+        with torch.no_grad():
+            expected = teacher.base_model(ids).last_hidden_state[0, len(prompt) - 1 : -1]
+        assert torch.allclose(out.teacher_states[row, :length], expected, atol=2e-5)

@@ -1,0 +1,102 @@
+"""Decoders: a model, its cache, and the tokens that it has not seen yet.
+
+Shapes: B rows, n tokens of a forward pass, P prompt, T response, H width of the states, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from minillm.logprobs import head_logits, position_ids
+from minillm.types import PromptBatch
+
+
+class Decoder(ABC):
+    """Runs a model over tokens that come one by one, as late as it is asked to: several then go in one forward pass.
+
+    kept: (B, T, H), where the states go from which the model predicts each response token; None keeps none.
+    """
+
+    def __init__(self, prompts: PromptBatch, kept: Tensor | None) -> None:
+        self._pending, self._mask = prompts.prompt_ids, prompts.prompt_mask
+        self._kept, self._rows = kept, torch.arange(len(prompts.row_ids), device=self._mask.device)
+        self._first = 1 - self._mask.shape[1]  # the response token that the first state predicts
+
+    @torch.no_grad()
+    def next_logits(self) -> Tensor:
+        """Return float32 logits (B, V) of the next token after running the pending ones."""
+        return self._logits(self._run_pending()[:, -1])
+
+    @torch.no_grad()
+    def flush(self) -> None:
+        """Run the pending tokens, if there are any."""
+        if self._pending.shape[1] > 0:
+            self._run_pending()
+
+    def append(self, token_ids: Tensor) -> None:
+        """Add tokens (B, n) to every row."""
+        self._pending = torch.cat([self._pending, token_ids], dim=1)
+        self._mask = torch.cat([self._mask, torch.ones_like(token_ids, dtype=torch.bool)], dim=1)
+
+    def keep(self, rows: Tensor) -> None:
+        """Retire all rows but the given ones; where states are kept, theirs are completed first."""
+        if self._kept is not None:
+            self.flush()
+        self._pending, self._mask, self._rows = self._pending[rows], self._mask[rows], self._rows[rows]
+        self._keep_cache(rows)
+
+    def _run_pending(self) -> Tensor:
+        states = self._forward(self._pending, self._mask)
+        self._pending = self._pending[:, :0]
+        if self._kept is not None:
+            self._keep_states(self._kept, states)
+        return states
+
+    def _keep_states(self, kept: Tensor, states: Tensor) -> None:
+        first = self._first + self._mask.shape[1] - states.shape[1]
+        start, stop = max(first, 0), min(self._first + self._mask.shape[1], kept.shape[1])
+        if start < stop:
+            kept[self._rows, start:stop] = states[:, start - first : stop - first].to(kept.dtype)
+
+    @abstractmethod
+    def _forward(self, token_ids: Tensor, mask: Tensor) -> Tensor:
+        """Return the states (B, n, H) of the last tokens of the rows, whose real tokens the mask (B, S) tells."""
+
+    @abstractmethod
+    def _logits(self, states: Tensor) -> Tensor:
+        """Return logits (B, V) of states (B, H)."""
+
+    @abstractmethod
+    def _keep_cache(self, rows: Tensor) -> None:
+        """Retire the other rows from the cache."""
+
+
+class GenericDecoder(Decoder):
+    """Any causal language model of transformers."""
+
+    def __init__(self, model: Any, prompts: PromptBatch, kept: Tensor | None = None) -> None:
+        super().__init__(prompts, kept)
+        self._model, self._cache = model, DynamicCache(config=model.config)
+
+    def _forward(self, token_ids: Tensor, mask: Tensor) -> Tensor:
+        output = self._model.base_model(
+            input_ids=token_ids,
+            attention_mask=mask.long(),
+            position_ids=position_ids(mask)[:, -token_ids.shape[1] :],
+            cache=self._cache,
+            use_cache=True,
+        )
+        states: Tensor = output.last_hidden_state
+        return states
+
+    def _logits(self, states: Tensor) -> Tensor:
+        return head_logits(self._model, states)
+
+    def _keep_cache(self, rows: Tensor) -> None:
+        if self._cache.get_seq_length() > 0:
+            self._cache.batch_select_indices(rows)
