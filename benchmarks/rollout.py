@@ -50,7 +50,7 @@ def _case(
 ) -> dict[str, Any]:
     prompts = prompt_batch(num_rows, compute)
     competitors: dict[str, Callable[[], Any]] = {
-        "plain": partial(baselines.mixed_rollout, *models, prompts, num_tokens, alpha),
+        "plain": partial(baselines.mixed_rollout, models[0], models[1], prompts, num_tokens, alpha),
         "generic": partial(_ours, models, prompts, num_tokens, alpha, prepared=lambda model: model),
         "lean": partial(_ours, [models[0], decodable(models[1])], prompts, num_tokens, alpha, prepared=decodable),
         "generate": partial(_generate, models[0], prompts, num_tokens),
@@ -73,8 +73,10 @@ def _ours(
     models: list[Any], prompts: PromptBatch, num_tokens: int, alpha: float, prepared: Callable[[Any], Any]
 ) -> None:
     """Sample as the pipeline does, the student's weights packed anew; check that no response ended early."""
+    student, teacher = map(prepared, models)
     responses = sample_responses(
-        *map(prepared, models),
+        student,
+        teacher,
         prompts,
         uniforms=uniforms(len(prompts.row_ids), num_tokens),
         teacher_picks=teacher_picks(num_tokens, alpha),

@@ -76,7 +76,7 @@ def _terms(old: Tensor, advantages: Tensor) -> dict[str, Tensor]:
 
 def _times(models: tuple[Any, Any], experience: Experience, compute: Compute, num_rounds: int) -> Any:
     student, teacher = models
-    competitors = {
+    competitors: dict[str, Callable[[], float]] = {
         "naive": partial(baselines.update_step, student, teacher, experience, compute),
         "naive, teacher kept": partial(
             baselines.update_step_with_logits, student, _kept(teacher, experience, compute), experience, compute
@@ -139,16 +139,26 @@ def _loss(vocabulary: int, num_tokens: int, compute: Compute, loss: Callable[...
     return partial(loss, models, states, ids, _terms(zeros - 10, zeros + 1), compute)
 
 
-def _surrogate(own: Tensor, other: Tensor, ids: Tensor, terms: dict[str, Tensor]) -> Tensor:
-    options = {"clip_low": 0.2, "clip_high": 0.2, "single_step_weight": 1.0, "entropy_weight": 0.0}
-    return surrogate_loss(own, other, ids, policy_terms(terms), **options).loss.sum()
+def _surrogate(logits: list[Tensor], ids: Tensor, terms: dict[str, Tensor]) -> Tensor:
+    own, other = logits
+    losses = surrogate_loss(
+        own,
+        other,
+        ids,
+        policy_terms(terms),
+        clip_low=0.2,
+        clip_high=0.2,
+        single_step_weight=1.0,
+        entropy_weight=0.0,
+    )
+    return losses.loss.sum()
 
 
 def _chunked(models: list[Any], states: list[Tensor], ids: Tensor, terms: dict[str, Tensor], compute: Compute) -> None:
     heads = [Head.of(model, compute.dtype) for model in models]
 
     def block_loss(rows: slice, logits: list[Tensor]) -> Tensor:
-        return _surrogate(*logits, ids[rows], {name: value[rows] for name, value in terms.items()})
+        return _surrogate(logits, ids[rows], {name: value[rows] for name, value in terms.items()})
 
     own, other = (Readout(*pair) for pair in zip(heads, states, strict=True))
     own.states.requires_grad_()
@@ -160,4 +170,4 @@ def _naive(models: list[Any], states: list[Tensor], ids: Tensor, terms: dict[str
     states[0].requires_grad_()
     with compute.autocast():
         logits, wanted = own(states[0]).float(), other(states[1]).detach().float()
-    _surrogate(logits, wanted, ids, terms).backward()
+    _surrogate([logits, wanted], ids, terms).backward()

@@ -21,14 +21,14 @@ class _Kl(torch.autograd.Function):
     """The sum of p (log p - log q) with its derivatives p (log p - log q + 1) and -p by log p and log q."""
 
     @staticmethod
-    def forward(ctx: Any, first: Tensor, second: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, first: Tensor, second: Tensor) -> Tensor:
         probabilities = first.exp()
         terms = (first - second).mul_(probabilities)
         ctx.save_for_backward(probabilities, terms)
         return terms.sum(dim=-1)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         probabilities, terms = ctx.saved_tensors
         by_first, by_second = ctx.needs_input_grad
         scale = gradient.unsqueeze(-1)
@@ -40,7 +40,7 @@ class _Kl(torch.autograd.Function):
 
 def kl(first_logprobs: Tensor, second_logprobs: Tensor) -> Tensor:
     """Return the Kullback-Leibler divergence (...) of two distributions given by log-probabilities (..., V)."""
-    result: Tensor = _Kl.apply(first_logprobs, second_logprobs)
+    result: Tensor = _Kl.apply(first_logprobs, second_logprobs)  # type: ignore[no-untyped-call]
     return result
 
 

@@ -270,7 +270,7 @@ def test_the_teachers_states_are_those_of_one_forward_of_each_row(make_model: An
     student, teacher = make_model(1), make_model(2)
     rows, num_tokens, num_rows = tiny.random_rows(9, 1, 9, seed=3), 12, 9
     plain = sample(student, None, rows, [False] * num_tokens, token_uniforms(8, 0, range(num_rows), num_tokens))
-    end_id = int(plain.response_ids[:, 2].mode().values)  # a token that ends some rows early
+    end_id = int(plain.response_ids[:, 2:].flatten().mode().values)  # a token that ends some rows early
     out = sample_responses(
         prepared(student),
         prepared(teacher),
@@ -285,7 +285,7 @@ def test_the_teachers_states_are_those_of_one_forward_of_each_row(make_model: An
         keep_teacher_states=True,
     )
     assert out.teacher_states.shape[:2] == out.response_ids.shape
-    assert len(set(out.response_mask.sum(dim=1).tolist())) > 2
+    assert len(set(out.response_mask.sum(dim=1).tolist())) > 1
     for row, prompt in enumerate(rows):
         length = int(out.response_mask[row].sum())
         ids = torch.tensor([prompt + out.response_ids[row, :length].tolist()])
