@@ -269,14 +269,15 @@ def test_the_teachers_states_are_those_of_one_forward_of_each_row(make_model: An
     """Rows end at different places and retire; every state that predicts a token is there, whoever drew the token."""
     student, teacher = make_model(1), make_model(2)
     rows, num_tokens, num_rows = tiny.random_rows(9, 1, 9, seed=3), 12, 9
-    plain = sample(student, None, rows, [False] * num_tokens, token_uniforms(8, 0, range(num_rows), num_tokens))
-    end_id = int(plain.response_ids[:, 2:].flatten().mode().values)  # a token that ends some rows early
+    picks, uniforms = component_draws(1, 0, 0, num_tokens, alpha), token_uniforms(8, 0, range(num_rows), num_tokens)
+    plain = sample(student, teacher, rows, picks, uniforms)
+    end_id = int(plain.response_ids[:, 2:].flatten().mode().values)  # then ends the rows that it is in
     out = sample_responses(
         prepared(student),
         prepared(teacher),
         prompts_of(rows),
-        uniforms=token_uniforms(8, 0, range(num_rows), num_tokens),
-        teacher_picks=component_draws(1, 0, 0, num_tokens, alpha),
+        uniforms=uniforms,
+        teacher_picks=picks,
         temperature=1.0,
         top_k=0,
         top_p=1.0,
