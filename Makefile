@@ -1,4 +1,4 @@
-# make run | test | check | ui | seeds | compare | clean. Choose another interpreter or place with PYTHON=... and VENV=...
+# make run | test | check | ui | seeds | compare | bench | clean. Choose another interpreter or place with PYTHON=... and VENV=...
 PYTHON ?= python3.11
 VENV ?= .venv
 PYTEST_ARGS ?= -m "not slow and not gpu"
@@ -13,7 +13,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check ui seeds compare clean
+.PHONY: help run test check ui seeds compare bench clean
 
 help: ## show the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## */\t/' | expand -t 10
@@ -37,6 +37,10 @@ seeds: $(VENV)/.installed ## run the pipeline under three seeds as DVC experimen
 
 compare: $(VENV)/.installed ## run every method under three seeds and compare; COMPARE_ARGS="--variants kd --seeds 17" for some
 	$(BIN)/python -m flows.compare $(COMPARE_ARGS)
+
+bench: $(VENV)/.installed ## measure decoding and the update against plain versions (a quiet machine, minutes)
+	$(BIN)/python -m benchmarks rollout
+	$(BIN)/python -m benchmarks update
 
 clean: ## remove the environment and caches; keeps data, models, results and MLflow's runs
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
