@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ from minillm.device import Compute
 from minillm.methods import make_method
 from minillm.methods.interface import Run
 from minillm.rollout import Actors
+from minillm.stopwatch import peak_memory_mib
 from minillm.types import StepReport
 from minillm.update import Updater
 
@@ -31,14 +31,12 @@ def distill(run: Run, validate: Validate) -> Iterator[StepReport]:
     method.observe(first)
     yield StepReport(0, first, is_best=best.improves(first))
     for phase in range(1, config.num_phases + 1):
-        start = time.perf_counter()
-        texts, collected = method.collect(phase)
-        num_tokens = int(texts.response_mask.sum())
-        metrics = dict(collected) | _times("rollout", start, num_tokens)
-        start = time.perf_counter()
-        metrics |= updater.update(texts, phase)
-        refresh_sampler(actors)
-        metrics |= _times("update", start, method.recipe.inner_epochs * num_tokens)
+        with run.stopwatch.part("rollout"):
+            texts, collected = method.collect(phase)
+        with run.stopwatch.part("update"):
+            metrics = dict(collected) | updater.update(texts, phase)
+            refresh_sampler(actors)
+        metrics |= _speed(run, int(texts.response_mask.sum()), method.recipe.inner_epochs)
         scores: Mapping[str, float] = {}
         if phase % config.validation.every_phases == 0 or phase == config.num_phases:
             scores = validate(actors)
@@ -77,6 +75,12 @@ def refresh_sampler(actors: Actors) -> None:
         target.copy_(source)
 
 
-def _times(name: str, start: float, num_tokens: int) -> dict[str, float]:
-    elapsed_s = time.perf_counter() - start
-    return {f"time/{name}_s": elapsed_s, f"time/{name}_tokens_per_s": num_tokens / elapsed_s}
+def _speed(run: Run, num_tokens: int, inner_epochs: int) -> dict[str, float]:
+    """Return what the parts of a phase of so many response tokens took, and how fast they were."""
+    seconds = {"score": 0.0} | run.stopwatch.taken()
+    tokens = {"rollout": num_tokens, "update": inner_epochs * num_tokens}
+    return {
+        **{f"time/{name}_s": elapsed_s for name, elapsed_s in seconds.items()},
+        **{f"time/{name}_tokens_per_s": count / seconds[name] for name, count in tokens.items()},
+        "memory/peak_mib": peak_memory_mib(run.compute.device),
+    }

@@ -17,6 +17,7 @@ from minillm.heads import Head, Readout, logit_blocks
 from minillm.logprobs import mixture_logprobs, response_hidden, token_logprobs
 from minillm.prompts import pad_left, pad_right
 from minillm.sampling import Responses, decodable
+from minillm.stopwatch import Stopwatch
 from minillm.types import Rollout, ScoredTexts, Texts
 
 
@@ -47,6 +48,7 @@ def collect_rollout(
     teacher_mix_alpha: float,
     score_batch_size: int,
     compute: Compute,
+    stopwatch: Stopwatch,
     first_row_id: int = 0,
     group_size: int = 1,
 ) -> Rollout:
@@ -64,15 +66,14 @@ def collect_rollout(
             rows[index] = row
     texts = padded_texts(prompts, [row.response_ids for row in rows], decoding.pad_id, compute)
     states = pad_sequence([row.teacher_states for row in rows], batch_first=True).to(compute.dtype)
-    scores = [
-        response_logprobs(actors.student, texts, score_batch_size, decoding.temperature, compute),
-        kept_logprobs(actors.teacher, texts, states, decoding.temperature, compute),
-    ]
+    with stopwatch.part("score"):
+        student = response_logprobs(actors.student, texts, score_batch_size, decoding.temperature, compute)
+        teacher = kept_logprobs(actors.teacher, texts, states, decoding.temperature, compute)
     return Rollout(
         **vars(texts),
-        old_logprobs=scores[0],
-        teacher_logprobs=scores[1],
-        behavior_logprobs=mixture_logprobs(scores[1], scores[0], teacher_mix_alpha),
+        old_logprobs=student,
+        teacher_logprobs=teacher,
+        behavior_logprobs=mixture_logprobs(teacher, student, teacher_mix_alpha),
         teacher_hidden=states,
     )
 

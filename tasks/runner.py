@@ -8,7 +8,6 @@ import inspect
 import json
 import re
 import resource
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from typing import Any
 from minillm.config import Params
 from minillm.errors import UserError
 from minillm.params import load_params, read_yaml
+from minillm.stopwatch import RSS_UNITS_PER_MIB
 from tasks.storage import STATE_DIR, write_json
 from tasks.tracking import open_tracker
 
@@ -25,7 +25,6 @@ STAGES = ("prepare", "teacher", "warmup", "distill", "evaluate", "report")
 COST_DIR = STATE_DIR / "cost"  # outside every output: no two runs cost the same
 _PARAMS_PATH = Path("params.yaml")
 _GRAPH_PATH = Path("dvc.yaml")
-_RSS_UNITS_PER_MIB = 2**20 if sys.platform == "darwin" else 2**10
 
 
 def run_stage(name: str) -> None:
@@ -67,7 +66,7 @@ def _cpu_s() -> float:
 def _peak_rss_mib() -> float:
     """Return the largest resident set that one process had."""
     usages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return max(usage.ru_maxrss for usage in usages) / _RSS_UNITS_PER_MIB
+    return max(usage.ru_maxrss for usage in usages) / RSS_UNITS_PER_MIB
 
 
 def _fingerprint(name: str, run: Callable[..., None], params: Params) -> str:

@@ -17,7 +17,7 @@ from tasks.storage import STATE_DIR
 if TYPE_CHECKING:
     from tasks.tracking import Tracker
 
-_NOT_REPRODUCIBLE = "time/"  # clock readings go to MLflow, never into a DVC output
+_NOT_REPRODUCIBLE = ("time/", "memory/")  # readings of the machine go to MLflow, never into a DVC output
 
 
 def publish_best(

@@ -145,7 +145,8 @@ def test_only_reports_that_improve_the_validation_metric_are_best(run: Watched) 
 
 
 def test_the_reports_hold_finite_numbers_and_the_documented_names(run: Watched) -> None:
-    names = {"kl/reverse", "reward/mean", "policy/clipped_frac", "response/length_mean", "optim/lr", "time/rollout_s"}
+    names = {"kl/reverse", "reward/mean", "policy/clipped_frac", "response/length_mean", "optim/lr"}
+    names |= {"time/rollout_s", "time/score_s", "time/update_s", "time/rollout_tokens_per_s", "memory/peak_mib"}
     for report in run.reports[1:]:
         assert names <= set(report.metrics)
         assert all(torch.isfinite(torch.tensor(value)) for value in report.metrics.values())
@@ -153,8 +154,10 @@ def test_the_reports_hold_finite_numbers_and_the_documented_names(run: Watched) 
 
 def test_one_phase_again_gives_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = Watched(monkeypatch), Watched(monkeypatch)
-    kept = [{n: v for n, v in r.metrics.items() if not n.startswith("time/")} for r in first.reports]
-    assert kept == [{n: v for n, v in r.metrics.items() if not n.startswith("time/")} for r in second.reports]
+    kept = [{n: v for n, v in r.metrics.items() if not n.startswith(("time/", "memory/"))} for r in first.reports]
+    assert kept == [
+        {n: v for n, v in r.metrics.items() if not n.startswith(("time/", "memory/"))} for r in second.reports
+    ]
     assert isinstance(first.reports[0], StepReport)
 
 

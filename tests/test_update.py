@@ -19,6 +19,7 @@ from minillm.methods import make_method
 from minillm.methods.interface import Run, phase_indices
 from minillm.methods.policy import minillm_credit
 from minillm.rollout import Actors, collect_rollout
+from minillm.stopwatch import Stopwatch
 from minillm.types import Experience, Rollout
 from minillm.update import Updater
 from tests import tiny
@@ -58,6 +59,7 @@ def rollout_of(models: Actors, temperature: float = 1.0) -> Rollout:
         teacher_mix_alpha=ALPHA,
         score_batch_size=3,
         compute=CPU,
+        stopwatch=Stopwatch(),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 from torch import Tensor
@@ -14,6 +14,7 @@ from minillm.distill_config import DistillConfig
 from minillm.draws import Stream, permutation
 from minillm.generation import Decoding
 from minillm.rollout import Actors
+from minillm.stopwatch import Stopwatch
 from minillm.types import Texts, TokenBlock, TokenLosses
 
 
@@ -42,6 +43,7 @@ class Run:
     decoding: Decoding
     tokenizer: Any
     compute: Compute
+    stopwatch: Stopwatch = field(default_factory=Stopwatch)
 
     def decoding_of(self, phase: int) -> Decoding:
         """Return how the responses of a phase (from 1) are drawn."""

@@ -66,7 +66,8 @@ class GeneralizedDistillation:
         prompts = [run.data.rows[sample.index].prompt_ids for sample in samples]
         responses = [sample.response_ids for sample in samples]
         texts = padded_texts(prompts, responses, run.decoding.pad_id, run.compute)
-        return scored_by_teacher(run.actors.teacher, texts, run.config.optimizer.micro_batch_size, run.compute)
+        with run.stopwatch.part("score"):
+            return scored_by_teacher(run.actors.teacher, texts, run.config.optimizer.micro_batch_size, run.compute)
 
     def token_losses(self, block: TokenBlock) -> TokenLosses:
         """Return the divergence at every token; no gradient passes through the sampling."""

@@ -129,6 +129,7 @@ class PolicyGradient:
             teacher_mix_alpha=self._alpha(phase),
             score_batch_size=run.config.optimizer.micro_batch_size,
             compute=run.compute,
+            stopwatch=run.stopwatch,
             first_row_id=first_row_id,
             group_size=size,
         )

@@ -70,10 +70,9 @@ class WordLevel(_Supervised):
     def collect(self, phase: int) -> tuple[ScoredTexts, Mapping[str, float]]:
         """Return rows of the data with the teacher's states."""
         run = self._run
-        texts = scored_by_teacher(
-            run.actors.teacher, self._data(phase), run.config.optimizer.micro_batch_size, run.compute
-        )
-        return texts, {}
+        texts, size = self._data(phase), run.config.optimizer.micro_batch_size
+        with run.stopwatch.part("score"):
+            return scored_by_teacher(run.actors.teacher, texts, size, run.compute), {}
 
     def token_losses(self, block: TokenBlock) -> TokenLosses:
         """Return (1 - data_weight) divergence + data_weight negative log-likelihood; the latter at temperature 1."""
