@@ -41,6 +41,7 @@ compare: $(VENV)/.installed ## run every method under three seeds and compare; C
 bench: $(VENV)/.installed ## measure decoding and the update against plain versions (a quiet machine, minutes)
 	$(BIN)/python -m benchmarks rollout
 	$(BIN)/python -m benchmarks update
+	$(BIN)/python -m benchmarks phase --short
 
 clean: ## remove the environment and caches; keeps data, models, results and MLflow's runs
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

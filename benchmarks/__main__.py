@@ -8,10 +8,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-NAMES = ("rollout", "update")
+NAMES = ("rollout", "update", "phase")
 HELP = {
     "rollout": "teacher-mixed decoding against the plain loop of both models",
     "update": "the gradient of an update against the step over whole logits",
+    "phase": "rollouts and inner epochs against the passes of published code",
 }
 
 

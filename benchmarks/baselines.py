@@ -10,7 +10,7 @@ from transformers import DynamicCache
 
 from minillm.device import Compute
 from minillm.logprobs import position_ids
-from minillm.types import Experience, PromptBatch
+from minillm.types import Experience, PromptBatch, Texts
 
 
 class _Stepper:
@@ -43,6 +43,42 @@ def mixed_rollout(student: Any, teacher: Any, prompts: PromptBatch, num_tokens: 
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
         drawn.append(ids)
     return torch.cat(drawn, dim=1)
+
+
+@torch.no_grad()
+def student_rollout(student: Any, prompts: PromptBatch, num_tokens: int) -> Tensor:
+    """Return responses (B, T) of the student alone."""
+    step, ids, mask = _Stepper(student), prompts.prompt_ids, prompts.prompt_mask
+    drawn = []
+    for _ in range(num_tokens):
+        ids = torch.multinomial(step(ids, mask).softmax(dim=-1), 1)
+        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+        drawn.append(ids)
+    return torch.cat(drawn, dim=1)
+
+
+def scored(student: Any, teacher: Any, parts: dict[str, Tensor], compute: Compute, num_passes: int) -> Experience:
+    """Return responses with what the update needs, after so many full passes of each model over them."""
+    texts = Texts(**parts)
+    for _ in range(num_passes):
+        with compute.autocast():
+            own, other = (_logprobs(model, texts) for model in (student, teacher))
+    rewards, ones = other - own, torch.ones_like(own)
+    return Experience(
+        **parts,
+        teacher_hidden=ones[..., None],
+        old_logprobs=own,
+        teacher_logprobs=other,
+        behavior_logprobs=own,
+        advantages=rewards - rewards.mean(),
+        ratios=ones,
+        single_step_weights=ones,
+    )
+
+
+def _logprobs(model: Any, texts: Texts) -> Tensor:
+    logits = all_logits(model, texts)[:, texts.prompt_ids.shape[1] - 1 : -1].log_softmax(dim=-1)
+    return logits.gather(-1, texts.response_ids.unsqueeze(-1)).squeeze(-1)
 
 
 def all_logits(model: Any, texts: Any) -> Tensor:

@@ -101,7 +101,8 @@ def _fresh(student: Any, step: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def _our_step(models: tuple[Any, Any], compute: Compute, experience: Experience) -> Callable[[], float]:
-    run = distill_run(*models, compute, minibatch_size=NUM_ROWS, micro_batch_size=_MICRO_BATCH)
+    sizes = {"minibatch_size": NUM_ROWS, "micro_batch_size": _MICRO_BATCH}
+    run = distill_run(*models, compute, optimizer=sizes)
     updater = Updater(run, make_method(run))
     return lambda: updater.accumulate(experience, list(range(NUM_ROWS)))["train/loss"]
 

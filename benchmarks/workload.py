@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from minillm.dataset import Example
 from minillm.device import Compute, choose_compute
 from minillm.distiller import make_actors
 from minillm.generation import Decoding
@@ -68,11 +70,15 @@ def machine() -> dict[str, Any]:
 
 def prompt_batch(num_rows: int, compute: Compute, *, seed: int = 1) -> PromptBatch:
     """Return prompts of 64 columns with up to 31 of padding."""
+    ids, mask = pad_left(_prompts(num_rows, seed), 0)
+    return PromptBatch(ids.to(compute.device), mask.to(compute.device), list(range(num_rows)))
+
+
+def _prompts(num_rows: int, seed: int) -> list[list[int]]:
     generator = random.Random(seed)
     lengths = [NUM_PROMPT_TOKENS - generator.randint(0, LARGEST_PADDING) for _ in range(num_rows)]
     lengths[0] = NUM_PROMPT_TOKENS
-    ids, mask = pad_left([[generator.randrange(3, VOCABULARY) for _ in range(length)] for length in lengths], 0)
-    return PromptBatch(ids.to(compute.device), mask.to(compute.device), list(range(num_rows)))
+    return [[generator.randrange(3, VOCABULARY) for _ in range(length)] for length in lengths]
 
 
 def random_texts(num_rows: int, num_tokens: int, compute: Compute, *, seed: int = 1) -> Texts:
@@ -95,14 +101,20 @@ def teacher_picks(num_tokens: int, alpha: float) -> list[bool]:
     return picks
 
 
-def distill_run(student: Any, teacher: Any, compute: Compute, **optimizer: int) -> Run:
-    """Return a run of method minillm with the recipe of params.yaml, without its language-model loss."""
+def prompt_rows(num_rows: int, *, seed: int = 1) -> list[Example]:
+    """Return training rows with prompts as those of `prompt_batch`."""
+    return [Example(row, "", "", [""], "", ids, [3]) for row, ids in enumerate(_prompts(num_rows, seed))]
+
+
+def distill_run(student: Any, teacher: Any, compute: Compute, *, rows: Sequence[Example] = (), **changes: Any) -> Run:
+    """Return a run of method minillm: the recipe of params.yaml and changes to it, without a language-model loss."""
     config = load_params(Path("params.yaml")).distill
-    content = config.model_dump()
-    content["method"] = "minillm"
+    content = config.model_dump() | {"method": "minillm"}
     content["objective"]["language_model_weight"] = 0.0
-    content["optimizer"] |= optimizer
+    for name, value in changes.items():
+        content[name] = {**content[name], **value} if isinstance(value, dict) else value
     config = type(config).model_validate(content)
-    decoding = Decoding(17, 0, 64, 1.0, 0, 1.0, 64, NO_END, 0)
-    data = DistillData([], torch.empty(0, 2, dtype=torch.long), {})
+    rollout = config.rollout
+    decoding = Decoding(17, 0, rollout.batch_size, 1.0, 0, 1.0, rollout.max_response_tokens, NO_END, 0)
+    data = DistillData(rows, torch.empty(0, 2, dtype=torch.long), {})
     return Run(make_actors(student, teacher, compute), data, config, 17, decoding, None, compute)
