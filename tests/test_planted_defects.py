@@ -24,6 +24,8 @@ WATCHFUL = [
         "distiller",
         "sft",
         "logprobs",
+        "heads",
+        "lean_decoder",
         "evaluation",
         "sampling",
         "config",
@@ -58,8 +60,8 @@ PUBLISHED = {
         "use_cache=False",
     ),
     "missing position ids in decoding": (
-        "minillm/sampling.py",
-        "            position_ids=position_ids(self._mask)[:, -num_pending:],\n",
+        "minillm/decoders.py",
+        "            position_ids=position_ids(mask)[:, -token_ids.shape[1] :],\n",
         "",
     ),
     "whitening over padding": (
@@ -95,6 +97,31 @@ PUBLISHED = {
 }
 
 SILENT = {
+    "several pending tokens see each other": (
+        "minillm/lean_decoder.py",
+        "visible = visible & (places <= places[-num_new:, None])",
+        "visible = visible & (places >= 0)",
+    ),
+    "kept states are one late": (
+        "minillm/decoders.py",
+        "self._first = 1 - self._mask.shape[1]",
+        "self._first = -self._mask.shape[1]",
+    ),
+    "states of retired rows are lost": (
+        "minillm/decoders.py",
+        "        if self._kept is not None:\n            self.flush()\n",
+        "",
+    ),
+    "the head learns from the last chunk only": (
+        "minillm/heads.py",
+        "        parameter.grad += gradient",
+        "        parameter.grad = gradient.to(parameter.dtype)",
+    ),
+    "the head reads the gradient's place": (
+        "minillm/heads.py",
+        "states_gradient[places] = own @ student.head.weight",
+        "states_gradient[places] = chunks[-1] @ student.head.weight",
+    ),
     "gradients pile up": ("minillm/optimization.py", "    optimizer.zero_grad(set_to_none=True)\n", ""),
     "no temperature in the update": (
         "minillm/types.py",
