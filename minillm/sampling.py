@@ -74,31 +74,56 @@ def sample_responses(
     decoders = [_decoder(student, prompts, len(teacher_picks))]
     if any(teacher_picks):
         decoders.append(_decoder(teacher, prompts, len(teacher_picks), states))
-    ids = torch.full((num_rows, len(teacher_picks)), pad_id, device=device)
-    mask = torch.zeros_like(ids, dtype=torch.bool)
-    active, uniforms = torch.arange(num_rows, device=device), None if uniforms is None else uniforms.to(device)
-    running = torch.ones_like(active, dtype=torch.bool)
+    drawn, uniforms = (
+        _Drawn(num_rows, len(teacher_picks), end_id, pad_id, device),
+        None if uniforms is None else uniforms.to(device),
+    )
     for position, teacher_picked in enumerate(teacher_picks):
         logits = decoders[int(teacher_picked)].next_logits() / temperature
         if uniforms is None:
             token_ids = logits.argmax(dim=-1)
         else:
-            token_ids = draw_tokens(truncated(logits, top_k, top_p), uniforms[active, position])
-        token_ids = torch.where(running, token_ids, pad_id)
-        ids[active, position], mask[active, position] = token_ids, running
-        running = running & (token_ids != end_id)
-        if not running.any() or position + 1 == len(teacher_picks):
+            token_ids = draw_tokens(truncated(logits, top_k, top_p), uniforms[drawn.active, position])
+        token_ids = drawn.added(token_ids, position)
+        if not drawn.running.any() or position + 1 == len(teacher_picks):
             break
         for decoder in decoders:
             decoder.append(token_ids[:, None])
-        active, running = _retire_finished(decoders, active, running)
-    num_tokens = int(mask.any(dim=0).sum())
-    ids, mask = ids[:, :num_tokens], mask[:, :num_tokens]
+        drawn.retire_finished(decoders)
+    num_tokens = int(drawn.mask.any(dim=0).sum())
+    ids, mask = drawn.ids[:, :num_tokens], drawn.mask[:, :num_tokens]
     if states is not None:
         states = states[:, :num_tokens]
         reader = decoders[1] if any(teacher_picks) else _reader(teacher, prompts, ids, states)
         reader.flush()
     return Responses(ids, mask, states)
+
+
+class _Drawn:
+    """The tokens so far, which rows are still decoded (`active`), and which of those run on (`running`)."""
+
+    def __init__(self, num_rows: int, num_tokens: int, end_id: int, pad_id: int, device: torch.device) -> None:
+        self.ids = torch.full((num_rows, num_tokens), pad_id, device=device)
+        self.mask = torch.zeros_like(self.ids, dtype=torch.bool)
+        self.active = torch.arange(num_rows, device=device)
+        self.running = torch.ones_like(self.active, dtype=torch.bool)
+        self._end_id, self._pad_id = end_id, pad_id
+
+    def added(self, token_ids: Tensor, position: int) -> Tensor:
+        """Store a token of each active row and return it, with padding for rows that have ended before."""
+        token_ids = torch.where(self.running, token_ids, self._pad_id)
+        self.ids[self.active, position], self.mask[self.active, position] = token_ids, self.running
+        self.running = self.running & (token_ids != self._end_id)
+        return token_ids
+
+    def retire_finished(self, decoders: Sequence[Decoder]) -> None:
+        """Drop finished rows once they are half of the batch; moving the caches costs about one step."""
+        if 2 * int(self.running.sum()) > len(self.running):
+            return
+        rows = self.running.nonzero().squeeze(1)
+        for decoder in decoders:
+            decoder.keep(rows)
+        self.active, self.running = self.active[rows], self.running[rows]
 
 
 def _empty_states(teacher: Any, num_rows: int, num_tokens: int) -> Tensor:
@@ -117,16 +142,6 @@ def _decoder(model: Any, prompts: PromptBatch, num_tokens: int, kept: Tensor | N
     if isinstance(model, LeanModel):
         return LeanDecoder(model, prompts, num_tokens, kept)
     return GenericDecoder(model, prompts, kept)
-
-
-def _retire_finished(decoders: Sequence[Decoder], active: Tensor, running: Tensor) -> tuple[Tensor, Tensor]:
-    """Drop finished rows once they are half of the batch; moving the caches costs about one step."""
-    if 2 * int(running.sum()) > len(running):
-        return active, running
-    rows = running.nonzero().squeeze(1)
-    for decoder in decoders:
-        decoder.keep(rows)
-    return active[rows], running[rows]
 
 
 def draw_tokens(logits: Tensor, uniforms: Tensor) -> Tensor:

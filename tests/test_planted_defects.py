@@ -36,8 +36,8 @@ WATCHFUL = [
 PUBLISHED = {
     "padding in the mask": (
         "minillm/sampling.py",
-        "mask[active, position] = token_ids, running",
-        "mask[active, position] = token_ids, torch.ones_like(running)",
+        "self.mask[self.active, position] = token_ids, self.running",
+        "self.mask[self.active, position] = token_ids, torch.ones_like(self.running)",
     ),
     "padding in the rewards": (
         "minillm/advantages.py",
