@@ -26,17 +26,24 @@ class Decoder(ABC):
         self._pending, self._mask = prompts.prompt_ids, prompts.prompt_mask
         self._kept, self._rows = kept, torch.arange(len(prompts.row_ids), device=self._mask.device)
         self._first = 1 - self._mask.shape[1]  # the response token that the first state predicts
+        self._last: Tensor | None = None  # (B, H), the latest states
 
     @torch.no_grad()
     def next_logits(self) -> Tensor:
         """Return float32 logits (B, V) of the next token after running the pending ones."""
-        return self._logits(self._run_pending()[:, -1])
+        self.flush()
+        assert self._last is not None
+        return self._logits(self._last)
 
     @torch.no_grad()
     def flush(self) -> None:
         """Run the pending tokens, if there are any."""
-        if self._pending.shape[1] > 0:
-            self._run_pending()
+        if self._pending.shape[1] == 0:
+            return
+        states = self._forward(self._pending, self._mask)
+        self._pending, self._last = self._pending[:, :0], states[:, -1]
+        if self._kept is not None:
+            self._keep_states(self._kept, states)
 
     def append(self, token_ids: Tensor) -> None:
         """Add tokens (B, n) to every row."""
@@ -48,14 +55,8 @@ class Decoder(ABC):
         if self._kept is not None:
             self.flush()
         self._pending, self._mask, self._rows = self._pending[rows], self._mask[rows], self._rows[rows]
+        self._last = None if self._last is None else self._last[rows]
         self._keep_cache(rows)
-
-    def _run_pending(self) -> Tensor:
-        states = self._forward(self._pending, self._mask)
-        self._pending = self._pending[:, :0]
-        if self._kept is not None:
-            self._keep_states(self._kept, states)
-        return states
 
     def _keep_states(self, kept: Tensor, states: Tensor) -> None:
         first = self._first + self._mask.shape[1] - states.shape[1]

@@ -262,9 +262,15 @@ def test_the_logits_of_the_lazy_caches_are_those_of_one_forward() -> None:
     assert torch.allclose(one_shot[0, :length], plain[:length], atol=1e-4)
 
 
+def ended(ids: Tensor, end_id: int) -> Tensor:
+    """Return the responses with padding after the first end token."""
+    is_after = (ids == end_id).cumsum(dim=1) - (ids == end_id).long() > 0
+    return torch.where(is_after, tiny.PAD_ID, ids)
+
+
 @pytest.mark.parametrize("prepared", [lambda model: model, decodable], ids=["generic", "chosen"])
 @pytest.mark.parametrize("make_model", tiny.ARCHITECTURES.values(), ids=tiny.ARCHITECTURES.keys())
-@pytest.mark.parametrize("alpha", [0.0, 0.4])
+@pytest.mark.parametrize("alpha", [0.0, 0.4, 0.9])
 def test_the_teachers_states_are_those_of_one_forward_of_each_row(make_model: Any, prepared: Any, alpha: float) -> None:
     """Rows end at different places and retire; every state that predicts a token is there, whoever drew the token."""
     student, teacher = make_model(1), make_model(2)
@@ -285,6 +291,7 @@ def test_the_teachers_states_are_those_of_one_forward_of_each_row(make_model: An
         pad_id=tiny.PAD_ID,
         keep_teacher_states=True,
     )
+    assert out.response_ids.tolist() == ended(plain.response_ids, end_id)[:, : out.response_ids.shape[1]].tolist()
     assert out.teacher_states.shape[:2] == out.response_ids.shape
     assert len(set(out.response_mask.sum(dim=1).tolist())) > 1
     for row, prompt in enumerate(rows):
