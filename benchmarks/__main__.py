@@ -8,7 +8,6 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-NAMES = ("rollout", "update", "phase")
 HELP = {
     "rollout": "teacher-mixed decoding against the plain loop of both models",
     "update": "the gradient of an update against the step over whole logits",
@@ -19,7 +18,7 @@ HELP = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the figures, the last line as one JSON object with --json."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("name", choices=NAMES, help="; ".join(f"{name}: {HELP[name]}" for name in NAMES))
+    parser.add_argument("name", choices=HELP, help="; ".join(f"{name}: {text}" for name, text in HELP.items()))
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parser.add_argument("--rounds", type=int, default=5, help="measured rounds of each competitor")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 = all cores")

@@ -32,26 +32,23 @@ class _Stepper:
         return logits
 
 
-@torch.no_grad()
 def mixed_rollout(student: Any, teacher: Any, prompts: PromptBatch, num_tokens: int, alpha: float) -> Tensor:
     """Return responses (B, T): both models run at every token, and their mixed probabilities are drawn from."""
-    steppers, ids, mask = (_Stepper(student), _Stepper(teacher)), prompts.prompt_ids, prompts.prompt_mask
-    drawn = []
-    for _ in range(num_tokens):
-        own, other = (step(ids, mask).softmax(dim=-1) for step in steppers)
-        ids = torch.multinomial((1 - alpha) * own + alpha * other, 1)
-        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
-        drawn.append(ids)
-    return torch.cat(drawn, dim=1)
+    return _rollout({student: 1 - alpha, teacher: alpha}, prompts, num_tokens)
+
+
+def student_rollout(student: Any, prompts: PromptBatch, num_tokens: int) -> Tensor:
+    """Return responses (B, T) of the student alone."""
+    return _rollout({student: 1.0}, prompts, num_tokens)
 
 
 @torch.no_grad()
-def student_rollout(student: Any, prompts: PromptBatch, num_tokens: int) -> Tensor:
-    """Return responses (B, T) of the student alone."""
-    step, ids, mask = _Stepper(student), prompts.prompt_ids, prompts.prompt_mask
-    drawn = []
+def _rollout(shares: dict[Any, float], prompts: PromptBatch, num_tokens: int) -> Tensor:
+    steppers = [(_Stepper(model), share) for model, share in shares.items()]
+    ids, mask, drawn = prompts.prompt_ids, prompts.prompt_mask, []
     for _ in range(num_tokens):
-        ids = torch.multinomial(step(ids, mask).softmax(dim=-1), 1)
+        parts = [share * step(ids, mask).softmax(dim=-1) for step, share in steppers]
+        ids = torch.multinomial(parts[0] if len(parts) == 1 else parts[0] + parts[1], 1)
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
         drawn.append(ids)
     return torch.cat(drawn, dim=1)
@@ -96,6 +93,16 @@ def update_step(student: Any, teacher: Any, batch: Experience, compute: Compute)
     return update_step_with_logits(student, other, batch, compute)
 
 
+def update_step_with_logits(student: Any, other: Tensor, batch: Experience, compute: Compute) -> float:
+    """Add the same gradient with the teacher's logits (B, P + T, V) given."""
+    with compute.autocast():
+        own = all_logits(student, batch)
+    predicting = slice(batch.prompt_ids.shape[1] - 1, -1)
+    loss = full_vocabulary_loss(own[:, predicting], other[:, predicting], batch)
+    loss.backward()
+    return float(loss.detach())
+
+
 def full_vocabulary_loss(own: Tensor, other: Tensor, batch: Experience) -> Tensor:
     """Return the clipped policy loss plus the reverse KL, a mean over response tokens, from whole logits (B, T, V)."""
     own, other = own.log_softmax(dim=-1), other.log_softmax(dim=-1)
@@ -105,13 +112,3 @@ def full_vocabulary_loss(own: Tensor, other: Tensor, batch: Experience) -> Tenso
     divergence = (own.exp() * (own - other)).sum(dim=-1)
     mask = batch.response_mask
     return ((policy + divergence) * mask).sum() / mask.sum()
-
-
-def update_step_with_logits(student: Any, other: Tensor, batch: Experience, compute: Compute) -> float:
-    """Do the same with the teacher's logits (B, P + T, V) given."""
-    with compute.autocast():
-        own = all_logits(student, batch)
-    predicting = slice(batch.prompt_ids.shape[1] - 1, -1)
-    loss = full_vocabulary_loss(own[:, predicting], other[:, predicting], batch)
-    loss.backward()
-    return float(loss.detach())

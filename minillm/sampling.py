@@ -74,10 +74,8 @@ def sample_responses(
     decoders = [_decoder(student, prompts, len(teacher_picks))]
     if any(teacher_picks):
         decoders.append(_decoder(teacher, prompts, len(teacher_picks), states))
-    drawn, uniforms = (
-        _Drawn(num_rows, len(teacher_picks), end_id, pad_id, device),
-        None if uniforms is None else uniforms.to(device),
-    )
+    drawn = _Drawn(num_rows, len(teacher_picks), end_id, pad_id, device)
+    uniforms = None if uniforms is None else uniforms.to(device)
     for position, teacher_picked in enumerate(teacher_picks):
         logits = decoders[int(teacher_picked)].next_logits() / temperature
         if uniforms is None:
