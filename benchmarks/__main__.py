@@ -12,6 +12,7 @@ HELP = {
     "rollout": "teacher-mixed decoding against the plain loop of both models",
     "update": "the gradient of an update against the step over whole logits",
     "phase": "rollouts and inner epochs against the passes of published code",
+    "prepare": "a million rows read, checked, split and written",
 }
 
 

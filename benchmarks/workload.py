@@ -21,8 +21,8 @@ from minillm.device import Compute, choose_compute
 from minillm.distiller import make_actors
 from minillm.generation import Decoding
 from minillm.methods.interface import DistillData, Run
+from minillm.padding import pad_left
 from minillm.params import load_params
-from minillm.prompts import pad_left
 from minillm.types import PromptBatch, Texts
 
 TEACHER_LAYERS, STUDENT_LAYERS = 30, 10

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from minillm.config import DataConfig
 from minillm.errors import UserError
 from minillm.packing import PackedCorpus
-from minillm.preparation import SpooledRows, token_counts
+from minillm.preparation import RowIndex
 from minillm.sources import CORPUS, EVALUATION_PREFIX, TRAIN, VALIDATION
 from minillm.splits import SPLIT_OFF_EVALUATION, Assignment
 
@@ -19,22 +19,22 @@ Quarantined = Counter[tuple[str, str]]
 
 
 def data_report(
-    spooled: SpooledRows, assignment: Assignment, quarantined: Quarantined, corpus: PackedCorpus
+    index: RowIndex, assignment: Assignment, quarantined: Quarantined, corpus: PackedCorpus
 ) -> dict[str, Any]:
     """Return the content of metrics/prepare.json; `quarantined` counts the lines written by file and reason.
 
     Documents of the corpus count as rows of their file. Token counts are those of the training rows. Corpus tokens
     stand in the blocks or are left: behind the last whole block, or in blocks over max_corpus_blocks.
     """
-    files = file_counts(spooled, assignment, quarantined)
+    files = file_counts(index, assignment, quarantined)
     train = assignment.rows[TRAIN]
     return {
         "rows": {name: sum(counts[name] for counts in files.values()) for name in ("input", "accepted", "quarantined")},
         "reasons": reason_counts(quarantined),
         "splits": split_counts(assignment),
         "tokens": {
-            "prompt": length_summary(token_counts(spooled, "prompt_ids", train)),
-            "response": length_summary(token_counts(spooled, "response_ids", train)),
+            "prompt": length_summary(index.num_prompt_tokens[train]),
+            "response": length_summary(index.num_response_tokens[train]),
         },
         "corpus": {
             "documents": len(assignment.rows.get(CORPUS, [])),
@@ -46,17 +46,16 @@ def data_report(
     }
 
 
-def file_counts(spooled: SpooledRows, assignment: Assignment, quarantined: Quarantined) -> dict[str, dict[str, int]]:
+def file_counts(index: RowIndex, assignment: Assignment, quarantined: Quarantined) -> dict[str, dict[str, int]]:
     """Return the rows of each file: every one that was read is in a split or in the quarantine."""
-    source_of_row = spooled.rows["source"].to_numpy()
-    chosen = np.fromiter((row for rows in assignment.rows.values() for row in rows), np.int64)
-    num_files = len(spooled.sources)
-    num_read = np.bincount(source_of_row, minlength=num_files)
-    num_accepted = np.bincount(source_of_row[chosen], minlength=num_files)
+    chosen = np.concatenate(list(assignment.rows.values()))
+    num_files = len(index.sources)
+    num_read = np.bincount(index.source, minlength=num_files)
+    num_accepted = np.bincount(index.source[chosen], minlength=num_files)
     counts = {}
-    for index, source in enumerate(spooled.sources):
-        num_bad = sum(number for (file, _), number in quarantined.items() if file == source.file)
-        read, accepted = int(num_read[index]), int(num_accepted[index])
+    for number, source in enumerate(index.sources):
+        num_bad = sum(times for (file, _), times in quarantined.items() if file == source.file)
+        read, accepted = int(num_read[number]), int(num_accepted[number])
         assert accepted + num_bad == read, f"{source.file}: {accepted} + {num_bad} rows of {read} accounted for"
         counts[source.file] = {"input": read, "accepted": accepted, "quarantined": num_bad}
     return counts
@@ -91,24 +90,24 @@ def length_summary(lengths: NDArray[Any]) -> dict[str, float]:
 
 
 def check_splits(
-    spooled: SpooledRows, assignment: Assignment, quarantined: Quarantined, data: DataConfig, quarantine_path: object
+    index: RowIndex, assignment: Assignment, quarantined: Quarantined, data: DataConfig, quarantine_path: object
 ) -> None:
     """Raise UserError when a split that a later stage needs has no row, saying what became of the rows."""
-    given = {source.split for source in spooled.sources if source.split.startswith(EVALUATION_PREFIX)}
+    given = {source.split for source in index.sources if source.split.startswith(EVALUATION_PREFIX)}
     needed = [TRAIN, VALIDATION, *sorted(given or {SPLIT_OFF_EVALUATION})]
-    empty = [split for split in needed if not assignment.rows.get(split)]
+    empty = [split for split in needed if not len(assignment.rows.get(split, ()))]
     if empty:
         raise UserError(
-            f"data: no row is left for {', '.join(empty)}; {_outcome(spooled, quarantined)} ({quarantine_path} has "
+            f"data: no row is left for {', '.join(empty)}; {_outcome(index, quarantined)} ({quarantine_path} has "
             f"every line); data.num_evaluation_rows = {data.num_evaluation_rows} and data.num_validation_rows = "
             f"{data.num_validation_rows} rows are split off the training rows first, unless files are given for them"
         )
 
 
-def _outcome(spooled: SpooledRows, quarantined: Quarantined) -> str:
+def _outcome(index: RowIndex, quarantined: Quarantined) -> str:
     reasons = sorted(reason_counts(quarantined).items(), key=lambda item: (-item[1], item[0]))
     listed = ", ".join(f"{number} {reason}" for reason, number in reasons) or "none"
-    return f"of {spooled.rows.num_rows} rows read, {sum(quarantined.values())} are quarantined: {listed}"
+    return f"of {len(index.source)} rows read, {sum(quarantined.values())} are quarantined: {listed}"
 
 
 def check_corpus(corpus: PackedCorpus, data: DataConfig) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from minillm.draws import component_draws, token_uniforms
-from minillm.prompts import pad_left
+from minillm.padding import pad_left
 from minillm.sampling import Responses, decodable, sample_responses
 from minillm.types import PromptBatch
 

@@ -4,35 +4,37 @@ from __future__ import annotations
 
 import base64
 import codecs
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from minillm.preparation import SpooledRows
 from minillm.records import RecordFault
-from minillm.spool import table_rows
+from minillm.splits import Faults
 
-_COLUMNS = ["source", "number", "raw", "num_bytes", "sha256", "reason", "detail"]
+_ROW_COLUMNS = ["source", "number", "raw", "num_bytes", "sha256", "reason", "detail"]
+_TOKEN_COLUMNS = ["token_reason", "token_detail"]
 
 
-def quarantined_rows(
-    rows: pa.Table, tokens: pa.Table, files: Sequence[str], faults: Mapping[int, RecordFault]
-) -> Iterator[dict[str, Any]]:
+def quarantined_rows(spooled: SpooledRows, faults: Faults) -> Iterator[dict[str, Any]]:
     """Yield every row that is in no split, in input order; `faults` are those found when splits were assigned."""
-    table = pa.table(
-        {
-            **{name: rows[name] for name in _COLUMNS},
-            "token_reason": tokens["token_reason"],
-            "token_detail": tokens["token_detail"],
-        }
-    )
-    for number, row in enumerate(table_rows(table)):
-        fault = _fault(row) or faults.get(number)
-        if fault is not None:
-            yield quarantine_line(files[row["source"]], row, fault)
+    files = [source.file for source in spooled.sources]
+    late = faults.rows()
+    start = 0
+    for batch in spooled.batches(_ROW_COLUMNS, _TOKEN_COLUMNS):
+        places = np.arange(start, start + batch.num_rows)
+        is_late = pa.array(np.isin(places, late))
+        is_refused = pc.or_(is_late, pc.or_(batch["reason"].is_valid(), batch["token_reason"].is_valid()))
+        refused = batch.append_column("place", pa.array(places)).filter(is_refused)
+        for row in refused.to_pylist():
+            yield quarantine_line(files[row["source"]], row, _own_fault(row) or faults[row["place"]])
+        start += batch.num_rows
 
 
-def _fault(row: Mapping[str, Any]) -> RecordFault | None:
+def _own_fault(row: Mapping[str, Any]) -> RecordFault | None:
     if row["reason"] is not None:
         return RecordFault(row["reason"], row["detail"])
     return None if row["token_reason"] is None else RecordFault(row["token_reason"], row["token_detail"])

@@ -6,15 +6,15 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 # A longer row is quarantined unread: it is a broken file far more often than an instruction.
 MAX_ROW_BYTES = 1 << 20
 # Of a longer row this much is kept to recognise it by, beside its length and hash.
 HEAD_BYTES = 4096
 _BOM = b"\xef\xbb\xbf"
+_JSON_SPACE = " \t\r\n"
 
 
 class RecordFault(Exception):
@@ -26,8 +26,7 @@ class RecordFault(Exception):
         self.detail = detail
 
 
-@dataclass(frozen=True)
-class RawText:
+class RawText(NamedTuple):
     """The bytes of one row as they stand in the source.
 
     head: all of them, or the first HEAD_BYTES of a row longer than MAX_ROW_BYTES.
@@ -45,8 +44,7 @@ class RawText:
         return self.num_bytes == len(self.head)
 
 
-@dataclass(frozen=True)
-class RawRecord:
+class RawRecord(NamedTuple):
     """One row of a source, before its columns are checked.
 
     file: name of the source. number: line (for CSV the first line of the row, for tables the row), from 1.
@@ -131,10 +129,13 @@ def parse_object(raw: bytes) -> dict[str, Any]:
     """Return one JSON object, stricter than `json`: no repeated keys, NaN, infinities or unpaired surrogates."""
     if not raw.strip():
         raise RecordFault("blank line")
-    value = _decoded_json(decoded(raw).rstrip(" \t\r\n"))  # without the line end, a cut string ends where the text ends
+    value = _decoded_json(
+        decoded(raw).rstrip(_JSON_SPACE)
+    )  # without the line end, a cut string ends where the text ends
     if not isinstance(value, dict):
         raise RecordFault("not an object", f"{type(value).__name__} instead")
-    check_characters(value)
+    if b"\\u" in raw:  # what is not escaped has been decoded, and may be neither
+        check_characters(value)
     return value
 
 
@@ -178,13 +179,16 @@ def shown(value: object) -> str:
 
 def _decoded_json(text: str) -> Any:
     try:
-        return _DECODER.decode(text)
+        value, end = _DECODER.raw_decode(text, len(text) - len(text.lstrip(_JSON_SPACE)))
+        if end < len(text):
+            raise json.JSONDecodeError("Extra data", text, len(text) - len(text[end:].lstrip(_JSON_SPACE)))
     except json.JSONDecodeError as error:
         is_cut = error.pos >= len(text) or error.msg.startswith("Unterminated string")
         detail = f"{error.msg.removesuffix(' at')} at character {error.pos + 1}"
         raise RecordFault("truncated JSON" if is_cut else "not JSON", detail) from None
     except RecursionError:
         raise RecordFault("nested too deep") from None
+    return value
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

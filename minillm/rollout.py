@@ -15,7 +15,7 @@ from minillm.device import Compute
 from minillm.generation import Decoding, sampled_batches
 from minillm.heads import Head, Readout, logit_blocks
 from minillm.logprobs import mixture_logprobs, response_hidden, token_logprobs
-from minillm.prompts import pad_left, pad_right
+from minillm.padding import pad_left, pad_right
 from minillm.sampling import Responses, decodable
 from minillm.stopwatch import Stopwatch
 from minillm.types import Rollout, ScoredTexts, Texts

@@ -1,24 +1,24 @@
-"""Checked rows: from the records of every source to one temporary table in input order, good and bad side by side."""
+"""Checked rows: from the records of every source to batches of columns in input order, good and bad side by side."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from minillm.errors import UserError
 from minillm.records import HEAD_BYTES, RawRecord, RawText, RecordFault
+from minillm.row_keys import KEY_BYTES, answer_key, prompt_key
 from minillm.sources import Source
 
-_CHUNK_ROWS = 20_000
-_CHUNK_BYTES = 64 << 20
+_CHUNK_ROWS = 10_000
+_CHUNK_BYTES = 16 << 20
 _ABSENT_INPUT = ("input", "input")  # may be absent under its own name; a name given in the params must be there
 
 # One row per record. source: index of the source. raw: the first HEAD_BYTES of num_bytes; sha256 of all when cut.
-# reason, detail: why the row is quarantined; null for a good one, which has the text columns instead.
+# reason, detail: why the row is quarantined; null for a good one, which has the keys and the text columns instead.
 ROW_SCHEMA = pa.schema(
     [
         ("source", pa.int32()),
@@ -28,6 +28,8 @@ ROW_SCHEMA = pa.schema(
         ("sha256", pa.large_string()),
         ("reason", pa.string()),
         ("detail", pa.large_string()),
+        ("prompt_key", pa.binary(KEY_BYTES)),
+        ("answer_key", pa.binary(KEY_BYTES)),
         ("instruction", pa.large_string()),
         ("input", pa.large_string()),
         ("references", pa.large_list(pa.large_string())),
@@ -36,8 +38,7 @@ ROW_SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """A row that passed the checks; a document of the corpus is the one reference of an empty instruction."""
 
     instruction: str
@@ -49,14 +50,17 @@ class Row:
 RowCheck = Callable[[Source, Sequence[RawRecord]], list[Row | RecordFault]]
 
 
-def checked_rows(sources: Sequence[Source], check: RowCheck) -> Iterator[list[dict[str, Any]]]:
-    """Yield chunks of rows of ROW_SCHEMA; raises UserError for a source without rows or without a needed column."""
+def checked_rows(sources: Sequence[Source], check: RowCheck, seed: int) -> Iterator[pa.RecordBatch]:
+    """Yield batches of ROW_SCHEMA; `seed` salts the keys.
+
+    Raises UserError for a source without rows or without a needed column.
+    """
     for index, source in enumerate(sources):
         num_rows, columns = 0, set[str]()
         for records in _chunks(source.read()):
             num_rows += len(records)
             columns.update(*(record.fields for record in records if record.fields))
-            yield _checked_chunk(index, source, records, check)
+            yield _checked_batch(index, records, _outcomes(source, records, check), seed)
         _check_complete(source, num_rows, columns)
 
 
@@ -66,7 +70,7 @@ def _chunks(records: Iterable[RawRecord]) -> Iterator[list[RawRecord]]:
     num_bytes = 0
     for record in records:
         chunk.append(record)
-        num_bytes += len(record.raw)
+        num_bytes += len(record.text.head)
         if len(chunk) == _CHUNK_ROWS or num_bytes >= _CHUNK_BYTES:
             yield chunk
             chunk, num_bytes = [], 0
@@ -74,24 +78,49 @@ def _chunks(records: Iterable[RawRecord]) -> Iterator[list[RawRecord]]:
         yield chunk
 
 
-def _checked_chunk(index: int, source: Source, records: Sequence[RawRecord], check: RowCheck) -> list[dict[str, Any]]:
+def _outcomes(source: Source, records: Sequence[RawRecord], check: RowCheck) -> list[Row | RecordFault]:
     checked = iter(check(source, [record for record in records if record.fields is not None]))
-    return [_spool_row(index, record, next(checked) if record.fields is not None else None) for record in records]
+    return [
+        next(checked) if record.fields is not None else RecordFault(record.reason or "", record.detail)
+        for record in records
+    ]
 
 
-def _spool_row(index: int, record: RawRecord, checked: Row | RecordFault | None) -> dict[str, Any]:
-    row = {"source": index, "number": record.number, **_kept_text(record.text)}
-    if isinstance(checked, Row):
-        return row | vars(checked)
-    if isinstance(checked, RecordFault):
-        return row | {"reason": checked.reason, "detail": checked.detail}
-    return row | {"reason": record.reason, "detail": record.detail}
+def _checked_batch(
+    index: int, records: Sequence[RawRecord], outcomes: Sequence[Row | RecordFault], seed: int
+) -> pa.RecordBatch:
+    rows = [outcome if isinstance(outcome, Row) else None for outcome in outcomes]
+    faults = [outcome if isinstance(outcome, RecordFault) else None for outcome in outcomes]
+    columns = {
+        "source": [index] * len(records),
+        "number": [record.number for record in records],
+        **_kept_texts([record.text for record in records]),
+        "reason": [fault and fault.reason for fault in faults],
+        "detail": [fault and fault.detail for fault in faults],
+        **_keys(rows, seed),
+        **{name: [row and getattr(row, name) for row in rows] for name in Row._fields},
+    }
+    return pa.RecordBatch.from_pydict(columns, schema=ROW_SCHEMA)
 
 
-def _kept_text(text: RawText) -> dict[str, Any]:
-    is_cut = text.is_whole and text.num_bytes > HEAD_BYTES
-    sha256 = hashlib.sha256(text.head).hexdigest() if is_cut else text.sha256
-    return {"raw": text.head[:HEAD_BYTES], "num_bytes": text.num_bytes, "sha256": sha256}
+def _keys(rows: Sequence[Row | None], seed: int) -> dict[str, list[bytes | None]]:
+    prompt_keys = [row and prompt_key(seed, row.instruction, row.input) for row in rows]
+    pairs = zip(rows, prompt_keys, strict=True)
+    answer_keys = [answer_key(key, row.references[0]) if row and key else None for row, key in pairs]
+    return {"prompt_key": prompt_keys, "answer_key": answer_keys}
+
+
+def _kept_texts(texts: Sequence[RawText]) -> dict[str, list[Any]]:
+    return {
+        "raw": [text.head[:HEAD_BYTES] for text in texts],
+        "num_bytes": [text.num_bytes for text in texts],
+        "sha256": [_digest(text) for text in texts],
+    }
+
+
+def _digest(text: RawText) -> str:
+    is_cut = len(text.head) > HEAD_BYTES and text.is_whole
+    return hashlib.sha256(text.head).hexdigest() if is_cut else text.sha256
 
 
 def _check_complete(source: Source, num_rows: int, columns: set[str]) -> None:

@@ -16,7 +16,7 @@ from minillm.draws import Stream, permutation
 from minillm.heads import Head, Readout, backward_through_head, logit_blocks
 from minillm.logprobs import response_hidden, token_logprobs
 from minillm.optimization import make_optimizer, optimizer_step
-from minillm.prompts import pad_left, pad_right
+from minillm.padding import pad_left, pad_right
 from minillm.schedules import warmed_up_rate
 from minillm.types import StepReport
 

@@ -1,39 +1,35 @@
-"""Rows on their way through preparation: a temporary Arrow file in input order, mapped instead of held in memory."""
+"""Rows on their way through preparation: a temporary Arrow file, of which one batch at a time is in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
 import pyarrow as pa
 
-Item = TypeVar("Item")
-# Small enough for a steady progress line, large enough for columns to pay.
-SPOOL_BATCH_ROWS = 1000
+
+@dataclass(frozen=True)
+class Spool:
+    """A finished file; it is read, not mapped, so that what was read does not stay in memory."""
+
+    path: Path
+    schema: pa.Schema
+    num_rows: int
+
+    def batches(self, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Yield the batches in the order they were written, with the named columns alone."""
+        options = pa.ipc.IpcReadOptions(included_fields=[self.schema.get_field_index(name) for name in names])
+        with pa.OSFile(str(self.path)) as file, pa.ipc.open_file(file, options=options) as reader:
+            for number in range(reader.num_record_batches):
+                yield reader.get_batch(number).select(names)
 
 
-def write_spool(path: Path, schema: pa.Schema, batches: Iterable[list[dict[str, Any]]]) -> None:
-    """Write batches of rows in the order they come."""
+def write_spool(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Spool:
+    """Write batches in the order they come."""
+    num_rows = 0
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-        for rows in batches:
-            writer.write_table(pa.Table.from_pylist(rows, schema), max_chunksize=SPOOL_BATCH_ROWS)
-
-
-def open_spool(path: Path) -> pa.Table:
-    """Return a spool as a table whose pages the system loads as they are read."""
-    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-
-
-def table_rows(table: pa.Table) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a table, of which one batch at a time is in memory."""
-    for batch in table.to_batches():
-        yield from batch.to_pylist()
-
-
-def batched(rows: Iterable[Item]) -> Iterator[list[Item]]:
-    """Yield rows in lists of SPOOL_BATCH_ROWS, the last one shorter."""
-    iterator = iter(rows)
-    while batch := list(islice(iterator, SPOOL_BATCH_ROWS)):
-        yield batch
+        for batch in batches:
+            writer.write_batch(batch)
+            num_rows += batch.num_rows
+    return Spool(path, schema, num_rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -13,19 +13,30 @@ Item = TypeVar("Item")
 _LINE_EVERY_S = 5.0
 
 
-def progress(items: Iterable[Item], name: str, total: int) -> Iterator[Item]:
-    """Yield the items while showing how many of `total` are done, how fast, and when the rest will be."""
+def _one(item: object) -> int:
+    return 1
+
+
+def progress(items: Iterable[Item], name: str, total: int, size: Callable[[Item], int] = _one) -> Iterator[Item]:
+    """Yield the items while showing how many of `total` are done, how fast, and when the rest will be.
+
+    size: for how many an item counts.
+    """
     if sys.stderr.isatty():
-        yield from tqdm(items, desc=name, total=total, dynamic_ncols=True)
+        with tqdm(desc=name, total=total, dynamic_ncols=True) as bar:
+            for item in items:
+                yield item
+                bar.update(size(item))
     else:
-        yield from _with_lines(items, name, total)
+        yield from _with_lines(items, name, total, size)
 
 
-def _with_lines(items: Iterable[Item], name: str, total: int) -> Iterator[Item]:
+def _with_lines(items: Iterable[Item], name: str, total: int, size: Callable[[Item], int]) -> Iterator[Item]:
     start = last = time.monotonic()
-    for done, item in enumerate(items, start=1):
+    done = 0
+    for item in items:
         yield item
-        now = time.monotonic()
+        now, done = time.monotonic(), done + size(item)
         if now - last >= _LINE_EVERY_S or done == total:
             last = now
             print(_line(name, done, total, now - start), flush=True)

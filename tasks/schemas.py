@@ -16,7 +16,8 @@ NULL_REASON = "not_nullable"  # pandera's own name of the check that a value is 
 
 
 def _check(is_right: Callable[[Any], bool], reason: str) -> pa.Check:
-    return pa.Check(is_right, element_wise=True, error=reason)
+    """Return a check of a whole column, which costs less than pandera's own walk over elements."""
+    return pa.Check(lambda column: pd.Series([is_right(value) for value in column], column.index), error=reason)
 
 
 def _is_text(value: Any) -> bool:
@@ -28,11 +29,11 @@ def _is_not_blank(value: Any) -> bool:
 
 
 def _are_texts(values: Any) -> bool:
-    return isinstance(values, list) and all(isinstance(value, str) for value in values)
+    return isinstance(values, list) and {*map(type, values)} <= {str}
 
 
 def _are_not_blank(values: Any) -> bool:
-    return not _are_texts(values) or (bool(values) and all(value.strip() for value in values))
+    return not _are_texts(values) or (bool(values) and all(map(str.strip, values)))
 
 
 # Order matters: the first check that a row fails gives its reason.
@@ -58,51 +59,50 @@ def check_rows(source: Source, records: Sequence[RawRecord]) -> list[Row | Recor
 
 
 def check_instruction_rows(records: Sequence[RawRecord], columns: Mapping[str, str]) -> list[Row | RecordFault]:
-    """Return the row of each parsed record, or why it is not an instruction row; `columns` maps our names to theirs."""
-    fields = [_instruction_fields(record.fields or {}, columns) for record in records]
-    faults = _faults(INSTRUCTION_ROWS, fields, columns)
-    return [faults[n] if n in faults else _instruction_row(row) for n, row in enumerate(fields)]
+    """Return the row of each parsed record, or why it is not an instruction row; `columns` maps our names to theirs.
+
+    An absent input or category is empty, one output is a list of one.
+    """
+    rows = [record.fields or {} for record in records]
+    table = {
+        "instruction": [row.get(columns["instruction"]) for row in rows],
+        "input": ["" if (value := row.get(columns["input"])) is None else value for row in rows],
+        "output": [[value] if isinstance(value := row.get(columns["output"]), str) else value for row in rows],
+        "category": [_category(row.get("category")) for row in rows],
+    }
+    faults = _faults(INSTRUCTION_ROWS, table, columns)
+    return [faults.get(number) or Row(*values) for number, values in enumerate(zip(*table.values(), strict=True))]
 
 
 def check_corpus_rows(records: Sequence[RawRecord], columns: Mapping[str, str]) -> list[Row | RecordFault]:
     """Return the document of each parsed record, or why it is none: a document is a response to no prompt."""
-    fields = [{"text": (record.fields or {}).get(columns["text"])} for record in records]
-    faults = _faults(CORPUS_ROWS, fields, columns)
-    return [faults[n] if n in faults else Row("", "", [str(row["text"])], "") for n, row in enumerate(fields)]
+    texts = [(record.fields or {}).get(columns["text"]) for record in records]
+    faults = _faults(CORPUS_ROWS, {"text": texts}, columns)
+    return [faults.get(number) or Row("", "", [str(text)], "") for number, text in enumerate(texts)]
 
 
-def _instruction_fields(fields: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
-    """Return our columns of one row: an absent input or category is empty, one output is a list of one."""
-    output = fields.get(columns["output"])
-    context, category = fields.get(columns["input"]), fields.get("category")
-    return {
-        "instruction": fields.get(columns["instruction"]),
-        "input": "" if context is None else context,
-        "output": [output] if isinstance(output, str) else output,
-        "category": "" if category is None else str(category) if isinstance(category, int) else category,
-    }
-
-
-def _instruction_row(fields: Mapping[str, Any]) -> Row:
-    return Row(fields["instruction"], fields["input"], fields["output"], fields["category"])
+def _category(value: Any) -> Any:
+    if value is None:
+        return ""
+    return str(value) if isinstance(value, int) else value
 
 
 def _faults(
-    schema: pa.DataFrameSchema, fields: Sequence[Mapping[str, Any]], columns: Mapping[str, str]
+    schema: pa.DataFrameSchema, table: Mapping[str, list[Any]], columns: Mapping[str, str]
 ) -> dict[int, RecordFault]:
     """Return the first fault of each row that the schema refuses."""
-    frame = pd.DataFrame({name: pd.Series([row[name] for row in fields], dtype=object) for name in schema.columns})
+    frame = pd.DataFrame({name: pd.Series(table[name], dtype=object) for name in schema.columns})
     try:
         schema.validate(frame, lazy=True)
     except pa.errors.SchemaErrors as error:
         cases = error.failure_cases.drop_duplicates("index")
         found = zip(cases["index"], cases["column"], cases["check"], strict=True)
-        return {int(index): _fault(name, check, fields[int(index)], columns) for index, name, check in found}
+        return {int(index): _fault(name, check, table[name][int(index)], columns) for index, name, check in found}
     return {}
 
 
-def _fault(name: str, check: str, fields: Mapping[str, Any], columns: Mapping[str, str]) -> RecordFault:
+def _fault(name: str, check: str, value: Any, columns: Mapping[str, str]) -> RecordFault:
     source_name = columns.get(name, name)
     if check == NULL_REASON:
         return RecordFault(f"{name} missing", f"column {source_name!r}")
-    return RecordFault(f"{name} {check}", f"column {source_name!r}: {shown(fields[name])}")
+    return RecordFault(f"{name} {check}", f"column {source_name!r}: {shown(value)}")

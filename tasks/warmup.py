@@ -14,7 +14,7 @@ from minillm.dataset import Example, longest_text, read_examples
 from minillm.device import Compute, choose_compute
 from minillm.draws import Stream
 from minillm.models import check_context, cut_head_to_tokenizer, load_model, load_saved, num_parameters
-from minillm.prompts import pad_left
+from minillm.padding import pad_left
 from minillm.sft import fine_tune
 from minillm.student import block_influence, cut_model, most_influential_layers
 from minillm.tokenizers import check_same_vocabulary, load_saved_tokenizer, load_tokenizer

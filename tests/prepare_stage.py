@@ -28,9 +28,11 @@ class WordTokenizer:
     eos_token_id = 0
     chat_template = "words"
 
-    def __call__(self, text: str, add_special_tokens: bool) -> dict[str, list[int]]:
+    def __call__(
+        self, texts: list[str], add_special_tokens: bool, return_attention_mask: bool
+    ) -> dict[str, list[list[int]]]:
         assert not add_special_tokens
-        return {"input_ids": [len(word) for word in text.split()]}
+        return {"input_ids": [[len(word) for word in text.split()] for text in texts]}
 
     def apply_chat_template(self, messages: list[dict[str, str]], tokenize: bool, add_generation_prompt: bool) -> str:
         assert not tokenize and add_generation_prompt

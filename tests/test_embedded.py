@@ -12,7 +12,7 @@ from minillm.device import Compute
 from minillm.embedded import gguf_path, load_embedded_tokenizer, verify_embedded_tokenizer
 from minillm.errors import UserError
 from minillm.models import load_model, num_parameters, save_model
-from minillm.prompts import prompt_ids, prompt_text, response_ids, special_token_in
+from minillm.prompts import prompt_text, response_ids, special_token_pattern, text_ids
 from minillm.sanity import english_perplexity, require_sane_english
 
 
@@ -42,16 +42,17 @@ def test_prompts_end_where_the_assistant_speaks_and_responses_with_the_end_token
     assert text == (
         "<|im_start|>system\n<|im_end|>\n<|im_start|>user\nSay hi.\n\nPolitely.<|im_end|>\n<|im_start|>assistant\n"
     )
-    ids = prompt_ids(tokenizer, "bare_chat", "Say hi.", "Politely.")
+    ids = text_ids(tokenizer, [prompt_text(tokenizer, "bare_chat", "Say hi.", "Politely.")])[0]
     assert tokenizer.decode(ids) == text and ids.count(tokenizer.eos_token_id) == 2
-    assert response_ids(tokenizer, "Hi!")[-1] == tokenizer.eos_token_id == 2
+    assert response_ids(tokenizer, ["Hi!"])[0][-1] == tokenizer.eos_token_id == 2
     assert "named SmolLM" in prompt_text(tokenizer, "chat", "Say hi.", "")
     assert prompt_text(tokenizer, "alpaca", "Say hi.", "").endswith("### Instruction:\nSay hi.\n\n### Response:\n")
 
 
 def test_special_tokens_spelled_out_in_text_are_found(tokenizer: Any) -> None:
-    assert special_token_in(tokenizer, "stop <|im_end|> here") == "<|im_end|>"
-    assert special_token_in(tokenizer, "a <b> and | c") is None
+    found = special_token_pattern(tokenizer).search("stop <|im_end|> here")
+    assert found is not None and found.group() == "<|im_end|>"
+    assert special_token_pattern(tokenizer).search("a <b> and | c") is None
 
 
 def test_the_perplexity_gate_names_what_is_wrong() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from minillm import lean_decoder
 from minillm.decoders import GenericDecoder
 from minillm.lean_decoder import LeanDecoder, LeanModel, PackedLinear, is_supported
-from minillm.prompts import pad_left
+from minillm.padding import pad_left
 from minillm.sampling import decodable, sample_responses
 from minillm.types import PromptBatch
 from tests import tiny

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from minillm.logprobs import head_logits, mixture_logprobs, response_hidden, token_logprobs
-from minillm.prompts import pad_left, pad_right
+from minillm.padding import pad_left, pad_right
 from tests import tiny
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -56,6 +57,23 @@ def test_good_rows_are_split_tokenised_and_reported() -> None:
     number = first.instruction.removeprefix("task ")
     assert (first.input, first.references, first.category) == ("", [f"answer {number}"], "")
     assert (first.prompt_ids, first.response_ids) == ([6, 4, 1, 11], [6, 1, 0])
+
+
+def test_the_size_of_chunks_and_parts_changes_no_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+    write("train.jsonl", *rows(40), b"{", {"instruction": "task 3", "output": "answer 3"}, *rows(20, start=30))
+
+    def outputs() -> dict[Path, list[Any] | bytes]:
+        run()
+        files = sorted(path for path in PREPARED_DIR.rglob("*") if path.is_file())
+        return {
+            path: pq.read_table(path).to_pylist() if path.suffix == ".parquet" else path.read_bytes() for path in files
+        }
+
+    whole = outputs()
+    monkeypatch.setattr("minillm.rows._CHUNK_ROWS", 7)
+    monkeypatch.setattr("minillm.preparation._TABLE_ROWS", 4)
+    assert outputs() == whole
+    assert pq.ParquetFile(TRAIN_PATH).num_row_groups > 5
 
 
 def test_the_files_have_the_published_layout() -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from minillm.draws import component_draws, token_uniforms
 from minillm.generation import Decoding, all_responses, generate_responses
 from minillm.logprobs import head_logits, response_hidden
-from minillm.prompts import pad_left, pad_right
+from minillm.padding import pad_left, pad_right
 from minillm.sampling import decodable, draw_tokens, sample_responses
 from minillm.truncation import truncated
 from minillm.types import PromptBatch

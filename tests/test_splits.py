@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 import pytest
 
-from minillm.sources import TRAIN, VALIDATION
-from minillm.splits import (
-    Assignment,
-    Candidate,
-    SplitLimits,
-    answer_key,
-    assign_splits,
-    normalised_prompt,
-    prompt_key,
-)
+from minillm.records import RecordFault
+from minillm.row_keys import answer_key, normalised_prompt, prompt_key
+from minillm.sources import EVALUATION_PREFIX, TRAIN, VALIDATION
+from minillm.splits import KEY_DTYPE, Candidates, SplitLimits, assign_splits
 
 TEST = "evaluation/test"
+
+
+class Candidate(NamedTuple):
+    row: int
+    split: str
+    prompt_key: bytes
+    answer_key: bytes
+    tokens: int
+
+
+@dataclass
+class Assigned:
+    """An assignment as plain lists and a plain dictionary."""
+
+    rows: dict[str, list[int]]
+    faults: dict[int, RecordFault]
 
 
 def candidate(
@@ -27,15 +40,27 @@ def candidate(
     return Candidate(row, split, key, answer_key(key, answer), tokens)
 
 
-def assign(
-    rows: list[Candidate], evaluation: int = 2, validation: int = 2, maximum: int = 0, tokens: int = 10
-) -> Assignment:
-    return assign_splits(
-        rows, SplitLimits(evaluation, validation, maximum, tokens), place=lambda row: f"file:{row + 1}"
+def columns(rows: list[Candidate]) -> Candidates:
+    names = list(dict.fromkeys(row.split for row in rows))
+    return Candidates(
+        rows=np.array([row.row for row in rows], np.int64),
+        names=names,
+        splits=np.array([names.index(row.split) for row in rows], np.int32),
+        prompt_keys=np.array([row.prompt_key for row in rows], KEY_DTYPE),
+        answer_keys=np.array([row.answer_key for row in rows], KEY_DTYPE),
+        num_response_tokens=np.array([row.tokens for row in rows], np.int32),
     )
 
 
-def reasons(assignment: Assignment) -> dict[int, str]:
+def assign(
+    rows: list[Candidate], evaluation: int = 2, validation: int = 2, maximum: int = 0, tokens: int = 10
+) -> Assigned:
+    limits = SplitLimits(evaluation, validation, maximum, tokens)
+    found = assign_splits(columns(rows), limits, place=lambda row: f"file:{row + 1}")
+    return Assigned({split: members.tolist() for split, members in found.rows.items()}, dict(found.faults))
+
+
+def reasons(assignment: Assigned) -> dict[int, str]:
     return {row: fault.reason for row, fault in assignment.faults.items()}
 
 
@@ -161,4 +186,53 @@ def test_too_few_rows_fill_the_first_splits_and_leave_none_to_train_on() -> None
 
 
 def test_no_candidates_are_no_rows() -> None:
-    assert assign([]) == Assignment({TEST: [], VALIDATION: [], TRAIN: []}, {})
+    assert assign([]) == Assigned({TEST: [], VALIDATION: [], TRAIN: []}, {})
+
+
+def plain_assignment(rows: list[Candidate], limits: SplitLimits) -> Assigned:
+    """The rules one row at a time, without given validation or evaluation rows being split off."""
+    faults: dict[int, str] = {}
+    seen: dict[tuple[str, bytes], int] = {}
+    for row in rows:
+        first = seen.setdefault((row.split, row.answer_key), row.row)
+        if first != row.row:
+            faults[row.row] = f"duplicate row of file:{first + 1}"
+    kept = [row for row in rows if row.row not in faults]
+    for row in kept:
+        later = [VALIDATION, EVALUATION_PREFIX] if row.split == TRAIN else [EVALUATION_PREFIX]
+        if row.split in (TRAIN, VALIDATION):
+            for use in later:
+                homes = [o.split for o in kept if o.split.startswith(use) and o.prompt_key == row.prompt_key]
+                if homes:
+                    faults[row.row] = f"prompt is in an evaluation set {homes[-1]}"
+    for row in kept:
+        if row.split in (TRAIN, VALIDATION) and row.row not in faults and row.tokens > limits.max_response_tokens:
+            detail = f"{row.tokens} tokens; data.max_response_tokens is {limits.max_response_tokens}"
+            faults[row.row] = f"response too long {detail}"
+    kept = [row for row in kept if row.row not in faults]
+    splits = {name: [row.row for row in kept if row.split == name] for name in {row.split for row in rows}}
+    pool = [row.row for row in sorted(kept, key=lambda row: (row.prompt_key, row.row)) if row.split == TRAIN]
+    faults |= dict.fromkeys(pool[limits.max_train_rows :], "over max_train_rows data.max_train_rows")
+    rows_of = {VALIDATION: [], **splits, TRAIN: pool[: limits.max_train_rows]}
+    return Assigned(rows_of, {row: RecordFault(text) for row, text in faults.items()})
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whole_columns_are_judged_as_one_row_after_the_other_is(seed: int) -> None:
+    """Keys that begin alike, end in NUL bytes, or have their high bit set are told apart and put in order."""
+    draw = random.Random(seed)
+    keys = [
+        bytes([draw.choice([0, 1, 127, 128, 255])]) + bytes(14) + bytes([draw.choice([0, 1, 200])]) for _ in range(9)
+    ]
+    splits = [TRAIN, TRAIN, TRAIN, VALIDATION, "evaluation/one", "evaluation/two", "corpus"]
+    rows = [
+        Candidate(3 * n, draw.choice(splits), draw.choice(keys), draw.choice(keys), draw.choice([5, 10, 11]))
+        for n in range(60)
+    ]
+    limits = SplitLimits(0, 0, 4, 10)
+    found = assign(rows, evaluation=0, validation=0, maximum=4)
+    expected = plain_assignment(rows, limits)
+    assert {split: members for split, members in found.rows.items()} == expected.rows
+    assert {row: f"{fault.reason} {fault.detail}" for row, fault in found.faults.items()} == {
+        row: fault.reason for row, fault in expected.faults.items()
+    }

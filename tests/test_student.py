@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from minillm.errors import UserError
-from minillm.prompts import pad_left
+from minillm.padding import pad_left
 from minillm.student import block_influence, cut_model, most_influential_layers
 from tests import tiny
 

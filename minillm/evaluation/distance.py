@@ -11,7 +11,7 @@ from minillm.device import Compute
 from minillm.divergences import reverse_kl
 from minillm.heads import Head, Readout, logit_blocks
 from minillm.logprobs import response_hidden
-from minillm.prompts import pad_left, pad_right
+from minillm.padding import pad_left, pad_right
 
 
 @torch.no_grad()
