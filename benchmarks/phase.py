@@ -46,7 +46,7 @@ def measure(num_threads: int, num_rounds: int, is_short: bool) -> dict[str, Any]
         rows=prompt_rows(num_rollouts),
         inner_epochs=INNER_EPOCHS,
         rollout={"rollouts_per_phase": num_rollouts, "max_response_tokens": NUM_TOKENS, "teacher_mix_alpha": ALPHA},
-        optimizer={"minibatch_size": _BATCH, "micro_batch_size": _BATCH},
+        optimizer={"minibatch_size": _BATCH, "micro_batch_tokens": _BATCH * 128},
     )
     competitors = {"published": partial(_published, run, num_rollouts), "ours": partial(_ours, run)}
     times = interleaved(competitors, num_rounds)

@@ -32,7 +32,7 @@ from minillm.update import Updater
 NUM_ROWS, NUM_TOKENS = 16, 64
 LARGEST_LOSS = 4096  # response tokens of the memory's comparison
 VOCABULARIES = (50_257, 151_936)
-_MICRO_BATCH = 16
+_MICRO_BATCH_TOKENS = 16 * 128
 
 
 def measure(num_threads: int, num_rounds: int, is_short: bool) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def _models(compute: Compute) -> tuple[Any, Any]:
 
 def _experience(models: tuple[Any, Any], compute: Compute) -> Experience:
     """Return random responses with the teacher's states and made-up advantages."""
-    texts = scored_by_teacher(models[1], random_texts(NUM_ROWS, NUM_TOKENS, compute), _MICRO_BATCH, compute)
+    texts = scored_by_teacher(models[1], random_texts(NUM_ROWS, NUM_TOKENS, compute), _MICRO_BATCH_TOKENS, compute)
     shape, generator = texts.response_ids.shape, torch.Generator().manual_seed(4)
     old = torch.full(shape, -10.8, device=compute.device)
     advantages = torch.randn(shape, generator=generator).to(compute.device)
@@ -101,7 +101,7 @@ def _fresh(student: Any, step: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def _our_step(models: tuple[Any, Any], compute: Compute, experience: Experience) -> Callable[[], float]:
-    sizes = {"minibatch_size": NUM_ROWS, "micro_batch_size": _MICRO_BATCH}
+    sizes = {"minibatch_size": NUM_ROWS, "micro_batch_tokens": _MICRO_BATCH_TOKENS}
     run = distill_run(*models, compute, optimizer=sizes)
     updater = Updater(run, make_method(run))
     return lambda: updater.accumulate(experience, list(range(NUM_ROWS)))["train/loss"]

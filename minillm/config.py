@@ -17,7 +17,6 @@ from minillm.knobs import (
     Section,
     Seed,
     Share,
-    require_divides,
 )
 
 
@@ -106,7 +105,7 @@ class DataConfig(Section):
 class SftConfig(Section):
     num_steps: PositiveInt
     batch_size: PositiveInt
-    micro_batch_size: PositiveInt
+    micro_batch_tokens: PositiveInt
     learning_rate: PositiveFloat
     num_warmup_steps: NonNegativeInt
     schedule: Literal["constant", "linear", "cosine"]
@@ -115,11 +114,6 @@ class SftConfig(Section):
     gradient_clip: PositiveFloat
     validate_every_steps: PositiveInt
     patience: PositiveInt
-
-    @model_validator(mode="after")
-    def _batches_divide(self) -> SftConfig:
-        require_divides("micro_batch_size", self.micro_batch_size, "batch_size", self.batch_size)
-        return self
 
 
 class TeacherConfig(Section):
@@ -135,7 +129,7 @@ class EvaluateConfig(Section):
     sets: list[Name]
     max_rows: NonNegativeInt
     batch_size: PositiveInt
-    score_batch_size: PositiveInt
+    score_batch_tokens: PositiveInt
     temperature: PositiveFloat
     top_k: NonNegativeInt
     top_p: PositiveShare

@@ -184,7 +184,7 @@ class ObjectiveConfig(Section):
 
 class OptimizerConfig(Section):
     minibatch_size: PositiveInt
-    micro_batch_size: PositiveInt
+    micro_batch_tokens: PositiveInt
     language_model_batch_size: PositiveInt
     learning_rate: PositiveFloat
     num_warmup_steps: NonNegativeInt
@@ -192,11 +192,6 @@ class OptimizerConfig(Section):
     beta2: ProperShare
     weight_decay: NonNegativeFloat
     gradient_clip: PositiveFloat
-
-    @model_validator(mode="after")
-    def _batches_divide(self) -> OptimizerConfig:
-        require_divides("micro_batch_size", self.micro_batch_size, "minibatch_size", self.minibatch_size)
-        return self
 
 
 class ValidationConfig(Section):

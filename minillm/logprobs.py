@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from minillm.heads import Head
+from minillm.packed_rows import packed_states, packs, text_columns
+from minillm.types import Texts
 
 
 def position_ids(attention_mask: Tensor) -> Tensor:
@@ -19,20 +21,29 @@ def position_ids(attention_mask: Tensor) -> Tensor:
     return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
 
 
-def response_hidden(
-    model: Any, prompt_ids: Tensor, prompt_mask: Tensor, response_ids: Tensor, response_mask: Tensor
-) -> Tensor:
-    """Return the states (B, T, H) from which the head predicts each response token.
+def response_states(model: Any, texts: Texts) -> Tensor:
+    """Return the states (N, H) from which the head predicts each response token, row after row.
 
     The state that predicts response token t is the one at token t - 1; the first is predicted from the prompt's last.
     """
-    ids = torch.cat([prompt_ids, response_ids], dim=1)
-    mask = torch.cat([prompt_mask, response_mask], dim=1)
+    ids = torch.cat([texts.prompt_ids, texts.response_ids], dim=1)
+    mask = torch.cat([texts.prompt_mask, texts.response_mask], dim=1)
+    is_last = torch.zeros_like(mask[:, :1])
+    predicts = torch.cat([torch.zeros_like(texts.prompt_mask[:, 1:]), texts.response_mask, is_last], dim=1)
+    return _token_states(model, ids, mask)[predicts[mask]]
+
+
+def _token_states(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
+    """Return the states (N, H) of all real tokens, row after row."""
+    if packs(model):
+        return packed_states(model, ids[mask], mask.sum(dim=1))
+    kept = text_columns(mask.sum(dim=1))  # prompt and response side by side, so that less is padding
+    padded = ids.new_zeros(kept.shape).masked_scatter(kept, ids[mask])
     output = model.base_model(
-        input_ids=ids, attention_mask=mask.long(), position_ids=position_ids(mask), use_cache=False
+        input_ids=padded, attention_mask=kept.long(), position_ids=position_ids(kept), use_cache=False
     )
     states: Tensor = output.last_hidden_state
-    return states[:, prompt_ids.shape[1] - 1 : -1]
+    return states[kept]
 
 
 def head_logits(model: Any, hidden: Tensor) -> Tensor:

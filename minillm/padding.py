@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from minillm.types import Texts
+
 
 def pad_left(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
     """Return ids (B, P) int64 and mask (B, P) bool with the padding on the left."""
@@ -22,3 +24,11 @@ def pad_right(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tenso
     ids = torch.tensor([list(row) + [pad_id] * (width - len(row)) for row in rows])
     mask = torch.tensor([[True] * len(row) + [False] * (width - len(row)) for row in rows])
     return ids, mask
+
+
+def padded_texts(
+    prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], pad_id: int, device: torch.device
+) -> Texts:
+    """Return prompts and responses as padded tensors on the device."""
+    parts = *pad_left(prompts, pad_id), *pad_right(responses, pad_id)
+    return Texts(*(part.to(device) for part in parts))

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from minillm.batching import token_batches
 from minillm.device import Compute
 from minillm.generation import Decoding, sampled_batches
 from minillm.heads import Head, Readout, logit_blocks
-from minillm.logprobs import mixture_logprobs, response_hidden, token_logprobs
-from minillm.padding import pad_left, pad_right
+from minillm.logprobs import mixture_logprobs, response_states, token_logprobs
+from minillm.padding import padded_texts
 from minillm.sampling import Responses, decodable
 from minillm.stopwatch import Stopwatch
 from minillm.types import Rollout, ScoredTexts, Texts
@@ -46,7 +47,7 @@ def collect_rollout(
     decoding: Decoding,
     *,
     teacher_mix_alpha: float,
-    score_batch_size: int,
+    score_batch_tokens: int,
     compute: Compute,
     stopwatch: Stopwatch,
     first_row_id: int = 0,
@@ -64,11 +65,11 @@ def collect_rollout(
     ):
         for index, row in zip(indices, _rows(responses), strict=True):
             rows[index] = row
-    texts = padded_texts(prompts, [row.response_ids for row in rows], decoding.pad_id, compute)
+    texts = padded_texts(prompts, [row.response_ids for row in rows], decoding.pad_id, compute.device)
     states = pad_sequence([row.teacher_states for row in rows], batch_first=True).to(compute.dtype)
     with stopwatch.part("score"):
-        student = response_logprobs(actors.student, texts, score_batch_size, decoding.temperature, compute)
-        teacher = kept_logprobs(actors.teacher, texts, states, decoding.temperature, compute)
+        student = response_logprobs(actors.student, texts, score_batch_tokens, decoding.temperature, compute)
+        teacher = kept_logprobs(actors.teacher, texts, states[texts.response_mask], decoding.temperature, compute)
     return Rollout(
         **vars(texts),
         old_logprobs=student,
@@ -91,10 +92,10 @@ def _rows(responses: Responses) -> Iterator[_Row]:
 
 
 @torch.no_grad()
-def response_logprobs(model: Any, texts: Texts, batch_size: int, temperature: float, compute: Compute) -> Tensor:
+def response_logprobs(model: Any, texts: Texts, batch_tokens: int, temperature: float, compute: Compute) -> Tensor:
     """Return the model's log-probabilities (B, T) of the response tokens, in the arithmetic of the update."""
     logprobs = torch.zeros(texts.response_mask.shape, device=compute.device)
-    for rows in _by_length(texts, batch_size):
+    for rows in _batches(texts, batch_tokens):
         part = texts.select(rows)
         found = kept_logprobs(model, part, _states(model, part, compute), temperature, compute)
         logprobs[rows, : found.shape[1]] = found
@@ -103,41 +104,35 @@ def response_logprobs(model: Any, texts: Texts, batch_size: int, temperature: fl
 
 @torch.no_grad()
 def kept_logprobs(model: Any, texts: Texts, states: Tensor, temperature: float, compute: Compute) -> Tensor:
-    """Return the model's log-probabilities (B, T) of the response tokens from its states (B, T, H)."""
+    """Return the model's log-probabilities (B, T) of the response tokens from the states (N, H) before them."""
     mask = texts.response_mask
     token_ids, logprobs = texts.response_ids[mask], torch.zeros(mask.shape, device=compute.device)
     found = logprobs.new_zeros(len(token_ids))
-    readout = Readout(Head.of(model, compute.dtype), states[mask])
+    readout = Readout(Head.of(model, compute.dtype), states)
     for places, (logits,) in logit_blocks([readout], memory_mib=compute.loss_memory_mib):
         found[places] = token_logprobs(logits / temperature, token_ids[places])
     return logprobs.masked_scatter(mask, found)
 
 
-def padded_texts(
-    prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], pad_id: int, compute: Compute
-) -> Texts:
-    """Return prompts and responses as padded tensors on the device."""
-    parts = *pad_left(prompts, pad_id), *pad_right(responses, pad_id)
-    return Texts(*(part.to(compute.device) for part in parts))
-
-
 @torch.no_grad()
-def scored_by_teacher(teacher: Any, texts: Texts, batch_size: int, compute: Compute) -> ScoredTexts:
+def scored_by_teacher(teacher: Any, texts: Texts, batch_tokens: int, compute: Compute) -> ScoredTexts:
     """Return the texts with the teacher's states, from one pass over each."""
     shape = *texts.response_mask.shape, Head.of(teacher).state_size
     states = torch.zeros(shape, dtype=compute.dtype, device=compute.device)
-    for rows in _by_length(texts, batch_size):
-        hidden = _states(teacher, texts.select(rows), compute)
-        states[rows, : hidden.shape[1]] = hidden.to(compute.dtype)
+    for rows in _batches(texts, batch_tokens):
+        part = texts.select(rows)
+        kept = states.new_zeros(*part.response_mask.shape, states.shape[2])
+        kept[part.response_mask] = _states(teacher, part, compute).to(compute.dtype)
+        states[rows, : kept.shape[1]] = kept
     return ScoredTexts(**vars(texts), teacher_hidden=states)
 
 
-def _by_length(texts: Texts, batch_size: int) -> Iterator[Tensor]:
-    """Yield row numbers, rows of similar length together."""
-    order = (texts.prompt_mask.sum(dim=1) + texts.response_mask.sum(dim=1)).argsort(stable=True)
-    yield from order.split(batch_size)
+def _batches(texts: Texts, max_tokens: int) -> Iterator[Tensor]:
+    """Yield the rows that share a forward pass."""
+    for rows in token_batches(texts.lengths(), max_tokens):
+        yield torch.tensor(rows, device=texts.response_ids.device)
 
 
 def _states(model: Any, part: Texts, compute: Compute) -> Tensor:
     with compute.autocast():
-        return response_hidden(model, part.prompt_ids, part.prompt_mask, part.response_ids, part.response_mask)
+        return response_states(model, part)

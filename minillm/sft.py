@@ -9,14 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from minillm.batching import token_batches
 from minillm.config import SftConfig
 from minillm.dataset import Example
 from minillm.device import Compute
 from minillm.draws import Stream, permutation
 from minillm.heads import Head, Readout, backward_through_head, logit_blocks
-from minillm.logprobs import response_hidden, token_logprobs
+from minillm.logprobs import response_states, token_logprobs
 from minillm.optimization import make_optimizer, optimizer_step
-from minillm.padding import pad_left, pad_right
+from minillm.padding import padded_texts
 from minillm.schedules import warmed_up_rate
 from minillm.types import StepReport
 
@@ -41,7 +42,7 @@ def fine_tune(
     keys the shuffling, so that stages with one seed see the rows in orders of their own.
     """
     optimizer = make_optimizer(model, beta1=_BETAS[0], beta2=_BETAS[1], weight_decay=config.weight_decay)
-    best = validation_loss(model, validation, batch_size=config.micro_batch_size, pad_id=pad_id, compute=compute)
+    best = validation_loss(model, validation, batch_tokens=config.micro_batch_tokens, pad_id=pad_id, compute=compute)
     yield StepReport(0, {"validation/loss": best}, is_best=True)
     num_stale = 0
     for step, batch in enumerate(_batches(train, config.batch_size, config.num_steps, seed, order), start=1):
@@ -49,7 +50,7 @@ def fine_tune(
         is_best = False
         if step % config.validate_every_steps == 0 or step == config.num_steps:
             loss = validation_loss(
-                model, validation, batch_size=config.micro_batch_size, pad_id=pad_id, compute=compute
+                model, validation, batch_tokens=config.micro_batch_tokens, pad_id=pad_id, compute=compute
             )
             metrics["validation/loss"] = loss
             is_best = loss < best
@@ -63,7 +64,7 @@ def untuned(
     model: Any, validation: Sequence[Example], *, config: SftConfig, pad_id: int, compute: Compute
 ) -> Iterator[StepReport]:
     """Yield the one report of a model that is used as it is: its validation loss."""
-    loss = validation_loss(model, validation, batch_size=config.micro_batch_size, pad_id=pad_id, compute=compute)
+    loss = validation_loss(model, validation, batch_tokens=config.micro_batch_tokens, pad_id=pad_id, compute=compute)
     yield StepReport(0, {"validation/loss": loss}, is_best=True)
 
 
@@ -93,7 +94,7 @@ def _train_step(
 ) -> dict[str, float]:
     num_tokens = sum(len(row.response_ids) for row in batch)
     head, total = Head.of(model, compute.dtype), 0.0
-    for micro_batch in _by_length(batch, config.micro_batch_size):
+    for micro_batch in _micro_batches(batch, config.micro_batch_tokens):
         total += _backward(model, head, micro_batch, num_tokens, pad_id=pad_id, compute=compute)
     rate = warmed_up_rate(
         step - 1,
@@ -109,11 +110,10 @@ def _train_step(
     return {"train/loss": total, "optim/lr": rate, "optim/gradient_norm": norm, "train/tokens": float(num_tokens)}
 
 
-def _by_length(rows: Sequence[Example], size: int) -> Iterator[list[Example]]:
-    """Yield micro-batches of similar length, so that little of a forward pass is padding."""
-    ordered = sorted(rows, key=lambda row: len(row.prompt_ids) + len(row.response_ids))
-    for start in range(0, len(ordered), size):
-        yield ordered[start : start + size]
+def _micro_batches(rows: Sequence[Example], max_tokens: int) -> Iterator[list[Example]]:
+    """Yield rows of similar length that share a forward pass."""
+    for places in token_batches([len(row.prompt_ids) + len(row.response_ids) for row in rows], max_tokens):
+        yield [rows[place] for place in places]
 
 
 def _backward(
@@ -136,19 +136,18 @@ def _readout(
     model: Any, head: Head, rows: Sequence[Example], *, pad_id: int, compute: Compute
 ) -> tuple[Readout, Tensor]:
     """Return the states that predict every response token of the rows, and the tokens (N,)."""
-    prompt_ids, prompt_mask = pad_left([row.prompt_ids for row in rows], pad_id)
-    response_ids, response_mask = pad_right([row.response_ids for row in rows], pad_id)
-    tensors = [part.to(compute.device) for part in (prompt_ids, prompt_mask, response_ids, response_mask)]
+    prompts, responses = [row.prompt_ids for row in rows], [row.response_ids for row in rows]
+    texts = padded_texts(prompts, responses, pad_id, compute.device)
     with compute.autocast():
-        hidden = response_hidden(model, *tensors)
-    return Readout(head, hidden[tensors[3]]), tensors[2][tensors[3]]
+        states = response_states(model, texts)
+    return Readout(head, states), texts.response_ids[texts.response_mask]
 
 
 @torch.no_grad()
-def validation_loss(model: Any, rows: Sequence[Example], *, batch_size: int, pad_id: int, compute: Compute) -> float:
+def validation_loss(model: Any, rows: Sequence[Example], *, batch_tokens: int, pad_id: int, compute: Compute) -> float:
     """Return the mean negative log-likelihood in nats per response token over all rows; NaN becomes infinity."""
     head, total = Head.of(model, compute.dtype), 0.0
-    for batch in _by_length(rows, batch_size):
+    for batch in _micro_batches(rows, batch_tokens):
         readout, token_ids = _readout(model, head, batch, pad_id=pad_id, compute=compute)
         for places, (logits,) in logit_blocks([readout], memory_mib=compute.loss_memory_mib):
             total -= float(token_logprobs(logits, token_ids[places]).sum())

@@ -39,6 +39,11 @@ class Texts:
     response_ids: Tensor
     response_mask: Tensor
 
+    def lengths(self) -> list[int]:
+        """Return the tokens of each row, prompt and response together."""
+        lengths: list[int] = (self.prompt_mask.sum(dim=1) + self.response_mask.sum(dim=1)).tolist()
+        return lengths
+
     def select(self, rows: Tensor) -> Self:
         """Return the given rows, without columns that are padding in all of them."""
         prompt, response = self.prompt_mask[rows].any(dim=0), self.response_mask[rows].any(dim=0)

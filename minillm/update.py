@@ -9,9 +9,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from minillm.batching import token_batches
 from minillm.draws import Stream, permutation
 from minillm.heads import Head, Readout, backward_through_head
-from minillm.logprobs import response_hidden
+from minillm.logprobs import response_states
 from minillm.methods.interface import Method, Run
 from minillm.objective import language_model_loss
 from minillm.optimization import make_optimizer, optimizer_step
@@ -77,9 +78,7 @@ class Updater:
         """Add the gradient of the weighted losses (N,) of some rows, and to `sums` the loss and the diagnostics."""
         run, fields = self._run, part.at_tokens()
         with run.compute.autocast():
-            hidden = response_hidden(
-                run.actors.student, part.prompt_ids, part.prompt_mask, part.response_ids, part.response_mask
-            )
+            states = response_states(run.actors.student, part)
         teacher = [Readout(heads[1], fields.pop("teacher_hidden"))] if isinstance(part, ScoredTexts) else []
 
         def block_loss(rows: slice, logits: list[Tensor]) -> Tensor:
@@ -92,16 +91,15 @@ class Updater:
                 sums[name] += value.sum()
             return loss
 
-        student = Readout(heads[0], hidden[part.response_mask])
+        student = Readout(heads[0], states)
         backward_through_head(student, teacher, block_loss, memory_mib=run.compute.loss_memory_mib)
 
     def _micro_batches(self, texts: Texts, rows: list[int]) -> Iterator[Tensor]:
         """Yield rows of similar length together; which rows share a forward pass changes no loss."""
-        lengths = texts.response_mask.sum(dim=1) + texts.prompt_mask.sum(dim=1)
-        ordered = sorted(rows, key=lambda row: int(lengths[row]))
-        size = self._run.config.optimizer.micro_batch_size
-        for start in range(0, len(ordered), size):
-            yield torch.tensor(ordered[start : start + size], device=texts.response_ids.device)
+        lengths = texts.lengths()
+        batches = token_batches([lengths[row] for row in rows], self._run.config.optimizer.micro_batch_tokens)
+        for places in batches:
+            yield torch.tensor([rows[place] for place in places], device=texts.response_ids.device)
 
     def _language_model_backward(self, heads: tuple[Head, Head]) -> float:
         """Add the gradient of the weighted language-model loss and return the loss in nats per token."""

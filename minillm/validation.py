@@ -19,7 +19,7 @@ def validation_scores(
     rows: Sequence[Example],
     tokenizer: Any,
     decoding: Decoding,
-    score_batch_size: int,
+    score_batch_tokens: int,
     compute: Compute,
 ) -> dict[str, float]:
     """Return `validation/rougeL` in points, `validation/reverse_kl` and `validation/loss` in nats per token.
@@ -37,11 +37,13 @@ def validation_scores(
         prompts,
         responses,
         temperature=decoding.temperature,
-        batch_size=score_batch_size,
+        batch_tokens=score_batch_tokens,
         pad_id=decoding.pad_id,
         compute=compute,
     )
-    loss = validation_loss(actors.student, rows, batch_size=score_batch_size, pad_id=decoding.pad_id, compute=compute)
+    loss = validation_loss(
+        actors.student, rows, batch_tokens=score_batch_tokens, pad_id=decoding.pad_id, compute=compute
+    )
     return {
         "validation/loss": loss,
         "validation/rougeL": mean_rouge_l(texts, [row.references for row in rows]),

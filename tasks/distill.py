@@ -67,7 +67,7 @@ def run(seed: int, runtime: RuntimeConfig, distill: DistillConfig, tracker: Trac
         rows=validation,
         tokenizer=tokenizer,
         decoding=setup.decoding,
-        score_batch_size=distill.optimizer.micro_batch_size,
+        score_batch_tokens=distill.optimizer.micro_batch_tokens,
         compute=compute,
     )
     reports = distillation(setup, validate)

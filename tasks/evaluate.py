@@ -142,7 +142,7 @@ def _distance(
         [row.prompt_ids for row in rows],
         responses,
         temperature=config.temperature,
-        batch_size=config.score_batch_size,
+        batch_tokens=config.score_batch_tokens,
         pad_id=tokenizer.pad_token_id,
         compute=compute,
     )

@@ -26,7 +26,7 @@ def settings(endpoint: FakeEndpoint, **changes: Any) -> Any:
             "num_phases": 2,
             "inner_epochs": 2,
             "rollout": {"rollouts_per_phase": 4, "temperature": 0.7, "top_p": 0.9, "max_response_tokens": 11},
-            "optimizer": {"minibatch_size": 4, "micro_batch_size": 2},
+            "optimizer": {"minibatch_size": 4, "micro_batch_tokens": 30},
             "seqkd": {
                 "source": "endpoint",
                 "endpoint": endpoint.address,

@@ -104,7 +104,6 @@ def test_a_wrong_value_is_one_line_that_names_the_key(path: str, value: Any, exp
 @pytest.mark.parametrize(
     ("path", "value", "expected"),
     [
-        ("teacher.sft.micro_batch_size", 5, "micro_batch_size = 5 does not divide batch_size"),
         ("distill.optimizer.minibatch_size", 48, "optimizer.minibatch_size = 48 does not divide"),
         ("distill.minillm.group_size", 7, "minillm.group_size = 7 does not divide rollout.rollouts_per_phase"),
         ("distill.minillm.baseline", "group_mean", "minillm.group_size is 1; baseline 'group_mean' needs at least 2"),

@@ -47,7 +47,7 @@ def settings() -> DistillConfig:
             "minillm": {"group_size": 2, "baseline": "group_mean"},
             "optimizer": {
                 "minibatch_size": 4,
-                "micro_batch_size": 2,
+                "micro_batch_tokens": 30,
                 "language_model_batch_size": 1,
                 "learning_rate": PEAK,
                 "num_warmup_steps": 4,
@@ -171,11 +171,11 @@ def test_validation_scores_the_students_own_samples_at_the_rollouts_temperature(
     answered = [replace(row, references=[text]) for row, text in zip(held_out, texts, strict=True)]
     compute = Compute(torch.device("cpu"), torch.float32)
     scores = validation_scores(Actors(student, student, teacher), answered, WordTokenizer(), settings_of, 2, compute)
-    options = {"temperature": 0.7, "batch_size": 5, "pad_id": tiny.PAD_ID, "compute": compute}
+    options = {"temperature": 0.7, "batch_tokens": 30, "pad_id": tiny.PAD_ID, "compute": compute}
     expected = mean_reverse_kl(summed_reverse_kl(student, teacher, prompts, responses, **options))
     assert scores["validation/rougeL"] == pytest.approx(100)
     assert scores["validation/reverse_kl"] == pytest.approx(expected, rel=1e-5)
-    expected = validation_loss(student, held_out, batch_size=5, pad_id=tiny.PAD_ID, compute=compute)
+    expected = validation_loss(student, held_out, batch_tokens=30, pad_id=tiny.PAD_ID, compute=compute)
     assert scores["validation/loss"] == pytest.approx(expected, rel=1e-5)
     assert scores["validation/length_mean"] == sum(map(len, responses)) / 5
 

@@ -48,8 +48,8 @@ def test_rouge_l_is_symmetric_and_within_bounds(first: str, second: str) -> None
     assert score == pytest.approx(rouge_l(second, [first]))
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 5])
-def test_the_distance_is_the_token_mean_of_the_exact_divergence(batch_size: int) -> None:
+@pytest.mark.parametrize("batch_tokens", [1, 20, 1000])
+def test_the_distance_is_the_token_mean_of_the_exact_divergence(batch_tokens: int) -> None:
     student, teacher = tiny.tiny_gpt2(1), tiny.tiny_gpt2(2)
     prompts, responses = tiny.random_rows(5, 1, 9, seed=1), tiny.random_rows(5, 1, 7, seed=2)
     total, count = 0.0, 0
@@ -67,7 +67,7 @@ def test_the_distance_is_the_token_mean_of_the_exact_divergence(batch_size: int)
         prompts,
         responses,
         temperature=0.7,
-        batch_size=batch_size,
+        batch_tokens=batch_tokens,
         pad_id=tiny.PAD_ID,
         compute=compute,
     )

@@ -5,9 +5,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from transformers import Gemma2ForCausalLM
 
-from minillm.logprobs import head_logits, mixture_logprobs, response_hidden, token_logprobs
-from minillm.padding import pad_left, pad_right
+from minillm.logprobs import head_logits, mixture_logprobs, response_states, token_logprobs
+from minillm.packed_rows import packs
+from minillm.padding import padded_texts
+from minillm.types import Texts
 from tests import tiny
 
 
@@ -19,29 +23,78 @@ def plain_logprobs(model: Any, prompt: list[int], response: list[int]) -> list[f
     return [float(logprobs[len(prompt) + step - 1, token]) for step, token in enumerate(response)]
 
 
-@pytest.mark.parametrize("make_model", tiny.ARCHITECTURES.values(), ids=tiny.ARCHITECTURES.keys())
+def ragged_texts(num_rows: int = 5) -> Texts:
+    prompts, responses = tiny.random_rows(num_rows, 1, 9, seed=1), tiny.random_rows(num_rows, 1, 7, seed=2)
+    return padded_texts(prompts, responses, tiny.PAD_ID, torch.device("cpu"))
+
+
+def unpadded(texts: Texts) -> list[tuple[list[int], list[int]]]:
+    """Return prompt and response of each row."""
+    prompts = [ids[kept].tolist() for ids, kept in zip(texts.prompt_ids, texts.prompt_mask, strict=True)]
+    responses = [ids[kept].tolist() for ids, kept in zip(texts.response_ids, texts.response_mask, strict=True)]
+    return list(zip(prompts, responses, strict=True))
+
+
+EVERY_MODEL = pytest.mark.parametrize("make_model", tiny.ARCHITECTURES.values(), ids=tiny.ARCHITECTURES.keys())
+
+
+@EVERY_MODEL
 def test_logprobs_on_left_padded_prompts_are_those_of_each_row_alone(make_model: Any) -> None:
-    model = make_model(3)
-    prompts, responses = tiny.random_rows(5, 1, 9, seed=1), tiny.random_rows(5, 1, 7, seed=2)
-    prompt_ids, prompt_mask = pad_left(prompts, tiny.PAD_ID)
-    response_ids, response_mask = pad_right(responses, tiny.PAD_ID)
+    model, texts = make_model(3), ragged_texts()
     with torch.no_grad():
-        hidden = response_hidden(model, prompt_ids, prompt_mask, response_ids, response_mask)
-        logprobs = token_logprobs(head_logits(model, hidden), response_ids)
-    for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
-        expected = plain_logprobs(model, prompt, response)
-        assert logprobs[row, : len(response)].tolist() == pytest.approx(expected, abs=2e-5)
+        logits = head_logits(model, response_states(model, texts))
+        logprobs = token_logprobs(logits, texts.response_ids[texts.response_mask])
+    expected = [value for prompt, response in unpadded(texts) for value in plain_logprobs(model, prompt, response)]
+    assert logprobs.tolist() == pytest.approx(expected, abs=2e-5)
+
+
+@EVERY_MODEL
+def test_gradients_of_texts_in_one_row_are_the_sum_of_those_of_each_text_alone(make_model: Any) -> None:
+    model, texts = make_model(3), ragged_texts()
+    factors = torch.randn(int(texts.response_mask.sum()), 1, generator=torch.Generator().manual_seed(4))
+
+    def gradients(loss: Tensor) -> list[Tensor]:
+        return list(torch.autograd.grad(loss, [*model.base_model.parameters()], allow_unused=True))
+
+    found = gradients((factors * response_states(model, texts).cos()).sum())
+    alone = []
+    for row, (prompt, response) in enumerate(unpadded(texts)):
+        states = model.base_model(torch.tensor([prompt + response])).last_hidden_state[0, len(prompt) - 1 : -1]
+        start = int(texts.response_mask[:row].sum())
+        alone.append(gradients((factors[start : start + len(response)] * states.cos()).sum()))
+    for produced, *parts in zip(found, *alone, strict=True):
+        expected = torch.stack(parts).sum(dim=0)
+        assert float((produced - expected).abs().max()) <= 1e-4 * max(1.0, float(expected.abs().max()))
+
+
+@EVERY_MODEL
+def test_a_body_sees_no_padding_where_its_attention_can_be_laid_out(make_model: Any) -> None:
+    model, texts, widths = make_model(3), ragged_texts(), []
+    model.base_model.register_forward_pre_hook(
+        lambda module, arguments, named: widths.append(named["input_ids"].shape), with_kwargs=True
+    )
+    response_states(model, texts)
+    num_tokens = sum(texts.lengths())
+    padded = (len(texts.response_ids), max(texts.lengths()))
+    assert widths == [(1, num_tokens) if packs(model) else padded]
+    assert packs(model) == (type(model) is not Gemma2ForCausalLM)
+    assert model.config._attn_implementation == "eager"
+
+
+def test_a_model_with_a_sliding_window_is_not_laid_out() -> None:
+    model = tiny.tiny_qwen2(3)
+    model.config.layer_types = ["full_attention", "sliding_attention"]
+    assert not packs(model)
 
 
 def test_an_end_token_inside_a_prompt_is_read_as_a_token() -> None:
     model = tiny.tiny_llama(3)
     prompt, response = [5, tiny.END_ID, 7], [8, 9]
-    prompt_ids, prompt_mask = pad_left([prompt, [4] * 6], tiny.PAD_ID)
-    response_ids, response_mask = pad_right([response, [1]], tiny.PAD_ID)
+    texts = padded_texts([prompt, [4] * 6], [response, [1]], tiny.PAD_ID, torch.device("cpu"))
     with torch.no_grad():
-        hidden = response_hidden(model, prompt_ids, prompt_mask, response_ids, response_mask)
-        logprobs = token_logprobs(head_logits(model, hidden), response_ids)
-    assert logprobs[0].tolist() == pytest.approx(plain_logprobs(model, prompt, response), abs=2e-5)
+        logits = head_logits(model, response_states(model, texts))[: len(response)]
+        logprobs = token_logprobs(logits, torch.tensor(response))
+    assert logprobs.tolist() == pytest.approx(plain_logprobs(model, prompt, response), abs=2e-5)
 
 
 def test_the_mixture_is_the_weighted_sum_of_probabilities() -> None:

@@ -32,7 +32,7 @@ def settings(method: str, **sections: Any) -> DistillConfig:
         "num_phases": 3,
         "inner_epochs": 2,
         "rollout": {"rollouts_per_phase": 8, "batch_size": 4, "max_response_tokens": 6, "temperature": TEMPERATURE},
-        "optimizer": {"minibatch_size": 4, "micro_batch_size": 2, "language_model_batch_size": 1},
+        "optimizer": {"minibatch_size": 4, "micro_batch_tokens": 30, "language_model_batch_size": 1},
         "grpo": {"group_size": 4},
     }
     return changed(changed(DEFAULTS, base), sections)

@@ -21,7 +21,7 @@ from tests.imports import ROOT
 
 pytestmark = pytest.mark.pipeline
 
-_SFT = {"num_steps": 2, "batch_size": 4, "micro_batch_size": 2, "validate_every_steps": 1}
+_SFT = {"num_steps": 2, "batch_size": 4, "micro_batch_tokens": 64, "validate_every_steps": 1}
 _OVERLAY: dict[str, Any] = {
     "teacher_model": {"source": "path", "location": "tiny-teacher"},
     "student_model": {"num_layers": 2, "num_calibration_rows": 8},
@@ -38,7 +38,7 @@ _OVERLAY: dict[str, Any] = {
     "distill": {
         "num_phases": 2,
         "rollout": {"rollouts_per_phase": 4, "batch_size": 4, "max_response_tokens": 6},
-        "optimizer": {"minibatch_size": 2, "micro_batch_size": 2, "learning_rate": 3.0e-5},
+        "optimizer": {"minibatch_size": 2, "micro_batch_tokens": 64, "learning_rate": 3.0e-5},
         "validation": {"every_phases": 1, "num_rows": 4},
     },
     "evaluate": {"batch_size": 4, "sampling_seeds": [10, 20], "max_response_tokens": 6},

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from minillm.draws import component_draws, token_uniforms
 from minillm.generation import Decoding, all_responses, generate_responses
-from minillm.logprobs import head_logits, response_hidden
+from minillm.logprobs import head_logits, response_states
 from minillm.padding import pad_left, pad_right
 from minillm.sampling import decodable, draw_tokens, sample_responses
 from minillm.truncation import truncated
-from minillm.types import PromptBatch
+from minillm.types import PromptBatch, Texts
 from tests import tiny, tiny_run
 
 CHI_SQUARE_Z = 4.5  # a false alarm in 300,000 runs; the draws are fixed, so a pass stays a pass
@@ -251,15 +251,14 @@ def test_the_logits_of_the_lazy_caches_are_those_of_one_forward() -> None:
     rows = tiny.random_rows(3, 1, 9, seed=3)
     picks = component_draws(1, 0, 0, 8, 0.5)
     out = sample(student, teacher, rows, picks, token_uniforms(8, 0, range(3), 8))
-    prompt_ids, prompt_mask = pad_left(rows, tiny.PAD_ID)
+    texts = Texts(*pad_left(rows, tiny.PAD_ID), out.response_ids, out.response_mask)
     with torch.no_grad():
-        hidden = response_hidden(student, prompt_ids, prompt_mask, out.response_ids, out.response_mask)
-        one_shot = head_logits(student, hidden)
+        one_shot = head_logits(student, response_states(student, texts))
     alone = pad_right([rows[0] + out.response_ids[0].tolist()], tiny.PAD_ID)[0]
     with torch.no_grad():
         plain = student(alone).logits[0, len(rows[0]) - 1 : -1]
     length = int(out.response_mask[0].sum())
-    assert torch.allclose(one_shot[0, :length], plain[:length], atol=1e-4)
+    assert torch.allclose(one_shot[:length], plain[:length], atol=1e-4)
 
 
 def ended(ids: Tensor, end_id: int) -> Tensor:

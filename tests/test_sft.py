@@ -25,7 +25,7 @@ def settings(**changes: Any) -> SftConfig:
     base = {
         "num_steps": 4,
         "batch_size": 6,
-        "micro_batch_size": 6,
+        "micro_batch_tokens": 1000,
         "learning_rate": 1e-3,
         "num_warmup_steps": 0,
         "schedule": "constant",
@@ -64,15 +64,15 @@ def test_the_validation_loss_is_the_mean_over_tokens_not_over_rows() -> None:
         for step, token in enumerate(row.response_ids):
             total -= float(logprobs[len(row.prompt_ids) + step - 1, token])
             count += 1
-    produced = validation_loss(model, held_out, batch_size=3, pad_id=tiny.PAD_ID, compute=CPU)
+    produced = validation_loss(model, held_out, batch_tokens=30, pad_id=tiny.PAD_ID, compute=CPU)
     assert produced == pytest.approx(total / count, rel=1e-5)
 
 
-@pytest.mark.parametrize("micro_batch_size", [1, 2, 3])
-def test_micro_batch_size_does_not_change_what_is_learnt(micro_batch_size: int) -> None:
+@pytest.mark.parametrize("micro_batch_tokens", [1, 20, 45])
+def test_the_size_of_micro_batches_does_not_change_what_is_learnt(micro_batch_tokens: int) -> None:
     whole, split = tiny.tiny_llama(1), tiny.tiny_llama(1)
     first = train(whole, settings(num_steps=2))
-    second = train(split, settings(num_steps=2, micro_batch_size=micro_batch_size))
+    second = train(split, settings(num_steps=2, micro_batch_tokens=micro_batch_tokens))
     assert [r.metrics["train/loss"] for r in first[1:]] == pytest.approx(
         [r.metrics["train/loss"] for r in second[1:]], rel=1e-4
     )
@@ -85,8 +85,8 @@ def test_training_follows_the_gradient_of_the_token_mean() -> None:
     """One plain SGD-like check: the first reported loss is the mean over the tokens of the drawn batch."""
     model = tiny.tiny_llama(1)
     fresh = copy.deepcopy(model)
-    report = train(model, settings(num_steps=1, batch_size=13, micro_batch_size=13))[1]
-    expected = validation_loss(fresh, rows(13, 1), batch_size=13, pad_id=tiny.PAD_ID, compute=CPU)
+    report = train(model, settings(num_steps=1, batch_size=13))[1]
+    expected = validation_loss(fresh, rows(13, 1), batch_tokens=30, pad_id=tiny.PAD_ID, compute=CPU)
     assert report.metrics["train/loss"] == pytest.approx(expected, rel=1e-5)
     assert report.metrics["train/tokens"] == sum(len(row.response_ids) for row in rows(13, 1))
 
@@ -110,7 +110,7 @@ def test_a_loss_that_is_not_a_number_is_never_the_best() -> None:
     model = tiny.tiny_llama(1)
     with torch.no_grad():
         model.get_output_embeddings().weight.fill_(float("nan"))
-    assert validation_loss(model, rows(3, 1), batch_size=3, pad_id=tiny.PAD_ID, compute=CPU) == math.inf
+    assert validation_loss(model, rows(3, 1), batch_tokens=30, pad_id=tiny.PAD_ID, compute=CPU) == math.inf
 
 
 def test_an_untuned_model_is_reported_and_left_as_it_is() -> None:
@@ -118,7 +118,7 @@ def test_an_untuned_model_is_reported_and_left_as_it_is() -> None:
     before = copy.deepcopy(model.state_dict())
     held_out = rows(5, seed=50)
     (report,) = untuned(model, held_out, config=settings(), pad_id=tiny.PAD_ID, compute=CPU)
-    expected = validation_loss(model, held_out, batch_size=2, pad_id=tiny.PAD_ID, compute=CPU)
+    expected = validation_loss(model, held_out, batch_tokens=30, pad_id=tiny.PAD_ID, compute=CPU)
     assert report.is_best and report.metrics["validation/loss"] == pytest.approx(expected, rel=1e-5)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 

@@ -30,7 +30,7 @@ ALPHA = 0.3
 
 def config(optimizer: Mapping[str, Any] | None = None, **sections: Any) -> DistillConfig:
     """Return small batches and one inner epoch; arguments change the optimizer's and other sections."""
-    sizes = {"minibatch_size": 6, "micro_batch_size": 6, "language_model_batch_size": 2}
+    sizes = {"minibatch_size": 6, "micro_batch_tokens": 1000, "language_model_batch_size": 2}
     steps = {"num_warmup_steps": 0, "learning_rate": 1e-2}
     base = changed(DEFAULTS, {"inner_epochs": 1, "rollout": {"rollouts_per_phase": 6}, "optimizer": sizes | steps})
     return changed(base, {**sections, "optimizer": optimizer or {}})
@@ -57,7 +57,7 @@ def rollout_of(models: Actors, temperature: float = 1.0) -> Rollout:
         prompts,
         decoding(step=1, temperature=temperature, max_tokens=9),
         teacher_mix_alpha=ALPHA,
-        score_batch_size=3,
+        score_batch_tokens=40,
         compute=CPU,
         stopwatch=Stopwatch(),
     )
@@ -133,12 +133,12 @@ def largest_difference(first: list[torch.Tensor], second: list[torch.Tensor]) ->
     return max(float((a - b).abs().max()) for a, b in zip(first, second, strict=True))
 
 
-@pytest.mark.parametrize("micro_batch_size", [1, 2, 3])
-def test_micro_batch_size_changes_no_gradient(micro_batch_size: int) -> None:
+@pytest.mark.parametrize("micro_batch_tokens", [1, 20, 45])
+def test_the_size_of_micro_batches_changes_no_gradient(micro_batch_tokens: int) -> None:
     models = actors()
     experience = experience_of(models)
     whole = gradients(models, config(), experience)
-    split = gradients(models, config({"micro_batch_size": micro_batch_size}), experience)
+    split = gradients(models, config({"micro_batch_tokens": micro_batch_tokens}), experience)
     assert largest_difference(whole, split) < 1e-6 * max(float(g.abs().max()) for g in whole) + 1e-6
 
 

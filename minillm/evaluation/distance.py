@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
+from minillm.batching import token_batches
 from minillm.device import Compute
 from minillm.divergences import reverse_kl
 from minillm.heads import Head, Readout, logit_blocks
-from minillm.logprobs import response_hidden
-from minillm.padding import pad_left, pad_right
+from minillm.logprobs import response_states
+from minillm.padding import padded_texts
 
 
 @torch.no_grad()
@@ -22,7 +23,7 @@ def summed_reverse_kl(
     responses: Sequence[Sequence[int]],
     *,
     temperature: float,
-    batch_size: int,
+    batch_tokens: int,
     pad_id: int,
     compute: Compute,
 ) -> Iterator[tuple[float, int]]:
@@ -31,17 +32,15 @@ def summed_reverse_kl(
     The distributions compared are those sampled from: both models' at `temperature`.
     """
     heads = [Head.of(model, compute.dtype) for model in (student, teacher)]
-    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]) + len(responses[index]))
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        parts = *pad_left([prompts[row] for row in rows], pad_id), *pad_right([responses[row] for row in rows], pad_id)
-        tensors = [part.to(compute.device) for part in parts]
+    lengths = [len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True)]
+    for rows in token_batches(lengths, batch_tokens):
+        texts = padded_texts([prompts[row] for row in rows], [responses[row] for row in rows], pad_id, compute.device)
         with compute.autocast():
-            states = [response_hidden(model, *tensors)[tensors[3]] for model in (student, teacher)]
+            states = [response_states(model, texts) for model in (student, teacher)]
         readouts = [Readout(head, part) for head, part in zip(heads, states, strict=True)]
         blocks = logit_blocks(readouts, memory_mib=compute.loss_memory_mib)
         total = sum(float(reverse_kl(own / temperature, other / temperature).sum()) for _, (own, other) in blocks)
-        yield total, int(tensors[3].sum())
+        yield total, int(texts.response_mask.sum())
 
 
 def mean_reverse_kl(parts: Iterator[tuple[float, int]]) -> float:

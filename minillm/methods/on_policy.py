@@ -8,7 +8,8 @@ from minillm.divergences import Divergence
 from minillm.generation import all_responses, generate_responses
 from minillm.methods.interface import Recipe, Run, length_metrics, phase_indices
 from minillm.methods.replay import OnPolicyShare, ReplayBuffer, Sample, drawn_sources
-from minillm.rollout import padded_texts, scored_by_teacher
+from minillm.padding import padded_texts
+from minillm.rollout import scored_by_teacher
 from minillm.types import ScoredTexts, TokenBlock, TokenLosses
 
 
@@ -65,9 +66,9 @@ class GeneralizedDistillation:
         run = self._run
         prompts = [run.data.rows[sample.index].prompt_ids for sample in samples]
         responses = [sample.response_ids for sample in samples]
-        texts = padded_texts(prompts, responses, run.decoding.pad_id, run.compute)
+        texts = padded_texts(prompts, responses, run.decoding.pad_id, run.compute.device)
         with run.stopwatch.part("score"):
-            return scored_by_teacher(run.actors.teacher, texts, run.config.optimizer.micro_batch_size, run.compute)
+            return scored_by_teacher(run.actors.teacher, texts, run.config.optimizer.micro_batch_tokens, run.compute)
 
     def token_losses(self, block: TokenBlock) -> TokenLosses:
         """Return the divergence at every token; no gradient passes through the sampling."""

@@ -127,7 +127,7 @@ class PolicyGradient:
             [run.data.rows[place].prompt_ids for place in places],
             run.decoding_of(phase),
             teacher_mix_alpha=self._alpha(phase),
-            score_batch_size=run.config.optimizer.micro_batch_size,
+            score_batch_tokens=run.config.optimizer.micro_batch_tokens,
             compute=run.compute,
             stopwatch=run.stopwatch,
             first_row_id=first_row_id,

@@ -8,7 +8,8 @@ from minillm.divergences import Divergence
 from minillm.logprobs import token_logprobs
 from minillm.methods.interface import Recipe, Run, length_metrics, phase_indices
 from minillm.methods.writers import Writer
-from minillm.rollout import padded_texts, scored_by_teacher
+from minillm.padding import padded_texts
+from minillm.rollout import scored_by_teacher
 from minillm.types import ScoredTexts, Texts, TokenBlock, TokenLosses
 
 
@@ -29,7 +30,7 @@ class _Supervised:
 
     def _texts(self, indices: Sequence[int], responses: Sequence[Sequence[int]]) -> Texts:
         prompts = [self._run.data.rows[index].prompt_ids for index in indices]
-        return padded_texts(prompts, responses, self._run.decoding.pad_id, self._run.compute)
+        return padded_texts(prompts, responses, self._run.decoding.pad_id, self._run.compute.device)
 
     def _data(self, phase: int) -> Texts:
         indices = self._rows(phase)
@@ -70,7 +71,7 @@ class WordLevel(_Supervised):
     def collect(self, phase: int) -> tuple[ScoredTexts, Mapping[str, float]]:
         """Return rows of the data with the teacher's states."""
         run = self._run
-        texts, size = self._data(phase), run.config.optimizer.micro_batch_size
+        texts, size = self._data(phase), run.config.optimizer.micro_batch_tokens
         with run.stopwatch.part("score"):
             return scored_by_teacher(run.actors.teacher, texts, size, run.compute), {}
 
