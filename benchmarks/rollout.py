@@ -79,7 +79,7 @@ def _ours(
         teacher,
         prompts,
         uniforms=uniforms(len(prompts.row_ids), num_tokens),
-        teacher_picks=teacher_picks(num_tokens, alpha),
+        teacher_picks=teacher_picks(len(prompts.row_ids), num_tokens, alpha),
         temperature=1.0,
         top_k=0,
         top_p=1.0,

@@ -26,6 +26,7 @@ from minillm.heads import Head, Readout, backward_through_head
 from minillm.methods import make_method
 from minillm.objective import policy_terms, surrogate_loss
 from minillm.rollout import scored_by_teacher
+from minillm.stopwatch import Stopwatch
 from minillm.types import Experience
 from minillm.update import Updater
 
@@ -62,7 +63,9 @@ def _models(compute: Compute) -> tuple[Any, Any]:
 
 def _experience(models: tuple[Any, Any], compute: Compute) -> Experience:
     """Return random responses with the teacher's states and made-up advantages."""
-    texts = scored_by_teacher(models[1], random_texts(NUM_ROWS, NUM_TOKENS, compute), _MICRO_BATCH_TOKENS, compute)
+    texts = scored_by_teacher(
+        models[1], random_texts(NUM_ROWS, NUM_TOKENS, compute), _MICRO_BATCH_TOKENS, compute, Stopwatch()
+    )
     shape, generator = texts.response_ids.shape, torch.Generator().manual_seed(4)
     old = torch.full(shape, -10.8, device=compute.device)
     advantages = torch.randn(shape, generator=generator).to(compute.device)

@@ -94,11 +94,11 @@ def uniforms(num_rows: int, num_tokens: int) -> Tensor:
     return torch.rand(num_rows, num_tokens, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
 
 
-def teacher_picks(num_tokens: int, alpha: float) -> list[bool]:
-    """Return which tokens fall to the teacher: the rounded share of them, in random places."""
+def teacher_picks(num_rows: int, num_tokens: int, alpha: float) -> Tensor:
+    """Return which tokens (B, T) fall to the teacher: the rounded share, in random places that all rows share."""
     picks = [place < round(alpha * num_tokens) for place in range(num_tokens)]
     random.Random(3).shuffle(picks)
-    return picks
+    return torch.tensor(picks).expand(num_rows, -1)
 
 
 def prompt_rows(num_rows: int, *, seed: int = 1) -> list[Example]:

@@ -6,7 +6,7 @@ Shapes: B rows, n tokens of a forward pass, P prompt, T response, H width of the
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +14,13 @@ from transformers import DynamicCache
 
 from minillm.logprobs import head_logits, position_ids
 from minillm.types import PromptBatch
+
+
+class Reads(NamedTuple):
+    """What a decoder has put its model through: forward passes and positions, padding and idle rows included."""
+
+    num_calls: int = 0
+    num_positions: int = 0
 
 
 class Decoder(ABC):
@@ -27,6 +34,7 @@ class Decoder(ABC):
         self._kept, self._rows = kept, torch.arange(len(prompts.row_ids), device=self._mask.device)
         self._first = 1 - self._mask.shape[1]  # the response token that the first state predicts
         self._last: Tensor | None = None  # (B, H), the latest states
+        self.reads = Reads()
 
     @torch.no_grad()
     def next_logits(self) -> Tensor:
@@ -41,6 +49,7 @@ class Decoder(ABC):
         if self._pending.shape[1] == 0:
             return
         states = self._forward(self._pending, self._mask)
+        self.reads = Reads(self.reads.num_calls + 1, self.reads.num_positions + self._pending.numel())
         self._pending, self._last = self._pending[:, :0], states[:, -1]
         if self._kept is not None:
             self._keep_states(self._kept, states)

@@ -37,6 +37,7 @@ def _web_address(value: str) -> str:
 class RolloutConfig(Section):
     rollouts_per_phase: PositiveInt
     batch_size: PositiveInt
+    mask_groups: PositiveInt
     max_response_tokens: PositiveInt
     temperature: PositiveFloat
     top_k: NonNegativeInt
@@ -226,6 +227,11 @@ class DistillConfig(Section):
             self.gkd.check()
         if self.method == "minillm":
             self.minillm.check()
+        if self.rollout.mask_groups > self.rollout.batch_size:
+            raise ValueError(
+                f"rollout.mask_groups = {self.rollout.mask_groups} is more than the rows of a batch, rollout.batch_size"
+                f" = {self.rollout.batch_size}"
+            )
         if self.uses_policy_gradient:
             require_divides(f"{self.method}.group_size", self.group_size, "rollout.rollouts_per_phase", whole)
             self.objective.check(self.group_size)

@@ -76,11 +76,21 @@ def refresh_sampler(actors: Actors) -> None:
 
 
 def _speed(run: Run, num_tokens: int, inner_epochs: int) -> dict[str, float]:
-    """Return what the parts of a phase of so many response tokens took, and how fast they were."""
-    seconds = {"score": 0.0} | run.stopwatch.taken()
+    """Return what the parts of a phase of so many response tokens took, and how fast they were.
+
+    padding: share of the positions in the student's forward passes that hold no token of a text.
+    teacher/calls: its forward passes.
+    """
+    seconds, counts = {"score": 0.0} | run.stopwatch.taken(), run.stopwatch.counted()
     tokens = {"rollout": num_tokens, "update": inner_epochs * num_tokens}
     return {
         **{f"time/{name}_s": elapsed_s for name, elapsed_s in seconds.items()},
         **{f"time/{name}_tokens_per_s": count / seconds[name] for name, count in tokens.items()},
+        **{
+            f"padding/{name}_share": 1 - counts[f"{name}_tokens"] / counts[f"{name}_positions"]
+            for name in ("rollout", "update")
+            if counts[f"{name}_positions"]
+        },
+        "teacher/calls": float(counts["teacher_calls"]),
         "memory/peak_mib": peak_memory_mib(run.compute.device),
     }

@@ -37,9 +37,9 @@ def token_uniforms(seed: int, step: int, row_ids: Sequence[int], num_tokens: int
     return torch.from_numpy(np.stack(rows))
 
 
-def component_draws(seed: int, step: int, batch: int, num_tokens: int, teacher_mix_alpha: float) -> list[bool]:
+def component_draws(seed: int, step: int, group: int, num_tokens: int, teacher_mix_alpha: float) -> list[bool]:
     """Return, per position, whether the teacher is the component that the mixture picked: i.i.d. with share alpha."""
-    draws = generator(seed, Stream.COMPONENTS, step, batch).random(num_tokens)
+    draws = generator(seed, Stream.COMPONENTS, step, group).random(num_tokens)
     return [bool(draw < teacher_mix_alpha) for draw in draws]
 
 

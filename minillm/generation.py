@@ -21,6 +21,8 @@ class Decoding:
     seed: of the draws; None decodes greedily.
     step: keys the draws beside the seed, so that every phase of a run draws anew.
     batch_size: rows decoded together; changes no token of one model, but which rows share component draws of a mixture.
+    mask_groups: sets of rows of a batch with component draws of their own; with one for every row, the batch changes no
+        token of a mixture either.
     top_k, top_p: truncation of sampling; 0 and 1 = off.
     max_tokens: response length at most, the end token included.
     """
@@ -34,6 +36,7 @@ class Decoding:
     max_tokens: int
     end_id: int
     pad_id: int
+    mask_groups: int = 1
 
 
 def generate_responses(
@@ -57,13 +60,13 @@ def sampled_batches(
     """Yield per batch the indices of its prompts and the responses; with a teacher, also the teacher's states.
 
     Models that are not prepared by `decodable` are prepared here. Draws are keyed by (seed, step, row_id, position).
-    With `teacher_mix_alpha` > 0 tokens come from the mixture, and the rows of a batch share its component draws:
+    With `teacher_mix_alpha` > 0 tokens come from the mixture, and rows of a batch may share its component draws:
     consecutive rows of a group then go to different batches, so that statistics within a group are those of
     independent responses.
     """
     num_members = group_size if teacher_mix_alpha > 0 else 1
     student, teacher = decodable(student), None if teacher is None else decodable(teacher)
-    for start, indices in _batches(prompts, decoding.batch_size, num_members):
+    for indices in _batches(prompts, decoding.batch_size, num_members):
         ids, mask = pad_left([prompts[index] for index in indices], decoding.pad_id)
         batch = PromptBatch(ids.to(student.device), mask.to(student.device), [row_ids[index] for index in indices])
         responses = sample_responses(
@@ -71,7 +74,7 @@ def sampled_batches(
             teacher,
             batch,
             uniforms=_uniforms(batch, decoding),
-            teacher_picks=_teacher_picks(decoding, row_ids[0] + start, teacher_mix_alpha),
+            teacher_picks=_teacher_picks(batch.row_ids, decoding, teacher_mix_alpha),
             temperature=decoding.temperature,
             top_k=decoding.top_k,
             top_p=decoding.top_p,
@@ -82,14 +85,12 @@ def sampled_batches(
         yield indices, responses
 
 
-def _batches(prompts: Sequence[Sequence[int]], batch_size: int, num_members: int) -> Iterator[tuple[int, list[int]]]:
-    """Yield the place and the indices of each batch: rows of similar length, of one member of every group."""
-    start = 0
+def _batches(prompts: Sequence[Sequence[int]], batch_size: int, num_members: int) -> Iterator[list[int]]:
+    """Yield the indices of each batch: rows of similar length, of one member of every group."""
     for member in range(num_members):
         order = sorted(range(member, len(prompts), num_members), key=lambda index: len(prompts[index]))
         for first in range(0, len(order), batch_size):
-            yield start, order[first : first + batch_size]
-            start += len(order[first : first + batch_size])
+            yield order[first : first + batch_size]
 
 
 def _uniforms(batch: PromptBatch, decoding: Decoding) -> torch.Tensor | None:
@@ -98,10 +99,14 @@ def _uniforms(batch: PromptBatch, decoding: Decoding) -> torch.Tensor | None:
     return token_uniforms(decoding.seed, decoding.step, batch.row_ids, decoding.max_tokens)
 
 
-def _teacher_picks(decoding: Decoding, batch: int, teacher_mix_alpha: float) -> list[bool]:
+def _teacher_picks(row_ids: Sequence[int], decoding: Decoding, teacher_mix_alpha: float) -> torch.Tensor:
+    """Return the component draws (B, T), keyed by the first row of each group."""
     if decoding.seed is None or teacher_mix_alpha == 0:
-        return [False] * decoding.max_tokens
-    return component_draws(decoding.seed, decoding.step, batch, decoding.max_tokens, teacher_mix_alpha)
+        return torch.zeros(len(row_ids), decoding.max_tokens, dtype=torch.bool)
+    size = -(-len(row_ids) // decoding.mask_groups)
+    keys = [min(row_ids[start : start + size]) for start in range(0, len(row_ids), size)]
+    draws = [component_draws(decoding.seed, decoding.step, key, decoding.max_tokens, teacher_mix_alpha) for key in keys]
+    return torch.tensor(draws).repeat_interleave(size, dim=0)[: len(row_ids)]
 
 
 def all_responses(batches: Iterator[list[tuple[int, list[int]]]]) -> list[list[int]]:

@@ -33,6 +33,12 @@ def response_states(model: Any, texts: Texts) -> Tensor:
     return _token_states(model, ids, mask)[predicts[mask]]
 
 
+def num_body_positions(model: Any, texts: Texts) -> int:
+    """Return how many positions the body computes for `response_states`, padding included."""
+    lengths = texts.lengths()
+    return sum(lengths) if packs(model) else len(lengths) * max(lengths)
+
+
 def _token_states(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
     """Return the states (N, H) of all real tokens, row after row."""
     if packs(model):

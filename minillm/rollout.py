@@ -65,7 +65,10 @@ def collect_rollout(
     ):
         for index, row in zip(indices, _rows(responses), strict=True):
             rows[index] = row
+        num_positions, num_calls = responses.student_reads.num_positions, responses.teacher_reads.num_calls
+        stopwatch.count(rollout_positions=num_positions, teacher_calls=num_calls)
     texts = padded_texts(prompts, [row.response_ids for row in rows], decoding.pad_id, compute.device)
+    stopwatch.count(rollout_tokens=sum(texts.lengths()) - len(rows))  # no model reads a response's last token
     states = pad_sequence([row.teacher_states for row in rows], batch_first=True).to(compute.dtype)
     with stopwatch.part("score"):
         student = response_logprobs(actors.student, texts, score_batch_tokens, decoding.temperature, compute)
@@ -115,8 +118,16 @@ def kept_logprobs(model: Any, texts: Texts, states: Tensor, temperature: float, 
 
 
 @torch.no_grad()
-def scored_by_teacher(teacher: Any, texts: Texts, batch_tokens: int, compute: Compute) -> ScoredTexts:
+def scored_by_teacher(
+    teacher: Any, texts: Texts, batch_tokens: int, compute: Compute, stopwatch: Stopwatch
+) -> ScoredTexts:
     """Return the texts with the teacher's states, from one pass over each."""
+    with stopwatch.part("score"):
+        states = _teacher_states(teacher, texts, batch_tokens, compute, stopwatch)
+    return ScoredTexts(**vars(texts), teacher_hidden=states)
+
+
+def _teacher_states(teacher: Any, texts: Texts, batch_tokens: int, compute: Compute, stopwatch: Stopwatch) -> Tensor:
     shape = *texts.response_mask.shape, Head.of(teacher).state_size
     states = torch.zeros(shape, dtype=compute.dtype, device=compute.device)
     for rows in _batches(texts, batch_tokens):
@@ -124,7 +135,8 @@ def scored_by_teacher(teacher: Any, texts: Texts, batch_tokens: int, compute: Co
         kept = states.new_zeros(*part.response_mask.shape, states.shape[2])
         kept[part.response_mask] = _states(teacher, part, compute).to(compute.dtype)
         states[rows, : kept.shape[1]] = kept
-    return ScoredTexts(**vars(texts), teacher_hidden=states)
+        stopwatch.count(teacher_calls=1)
+    return states
 
 
 def _batches(texts: Texts, max_tokens: int) -> Iterator[Tensor]:

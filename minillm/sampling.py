@@ -2,8 +2,9 @@
 
 The mixture alpha teacher + (1 - alpha) student is sampled through its components: which of the two picks the token at
 a position is drawn before generation, independently of everything else, and only the picked model runs; the other takes
-its pending tokens in one forward pass when it is next picked. Each row follows exactly the mixture; the rows of a batch
-share the component draws, so they are dependent through them, which leaves every mean over rows unbiased.
+its pending tokens in one forward pass when it is next picked. Each row follows exactly the mixture. Rows that share
+their component draws depend on each other through them, which leaves every mean over rows unbiased; where rows do not
+agree on the model, both run.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from minillm.decoders import Decoder, GenericDecoder
+from minillm.decoders import Decoder, GenericDecoder, Reads
 from minillm.heads import Head
 from minillm.lean_decoder import LeanDecoder, LeanModel, is_supported
 from minillm.truncation import truncated
@@ -32,11 +33,14 @@ class Responses:
     response_ids: (B, T) int64, padded on the right.
     response_mask: (B, T) bool, true through the first end token.
     teacher_states: (B, T, H), from which the teacher predicts each token, if they were asked for.
+    student_reads, teacher_reads: what drawing them took.
     """
 
     response_ids: Tensor
     response_mask: Tensor
     teacher_states: Tensor | None
+    student_reads: Reads
+    teacher_reads: Reads
 
 
 def decodable(model: Any) -> Any:
@@ -53,7 +57,7 @@ def sample_responses(
     prompts: PromptBatch,
     *,
     uniforms: Tensor | None,
-    teacher_picks: list[bool],
+    teacher_picks: Tensor,
     temperature: float,
     top_k: int,
     top_p: float,
@@ -61,29 +65,30 @@ def sample_responses(
     pad_id: int,
     keep_teacher_states: bool = False,
 ) -> Responses:
-    """Return one response per prompt of at most len(teacher_picks) tokens.
+    """Return one response per prompt of at most T tokens.
 
     student, teacher: what `decodable` returns for them, or the models themselves.
     uniforms: (B, T) draws in [0, 1) for the inverse cumulative distribution; None decodes greedily.
-    teacher_picks: per position, whether the teacher supplies the distribution (`teacher` may be None if it never does).
+    teacher_picks: (B, T) bool, whether the teacher supplies the distribution (`teacher` may be None if it never does).
     temperature, top_k, top_p: applied inside each model, before mixing.
     keep_teacher_states: the teacher then reads every token once, those that it never picks after at the end.
     """
-    num_rows, device = len(prompts.row_ids), prompts.prompt_ids.device
-    states = _empty_states(teacher, num_rows, len(teacher_picks)) if keep_teacher_states else None
-    decoders = [_decoder(student, prompts, len(teacher_picks))]
-    if any(teacher_picks):
-        decoders.append(_decoder(teacher, prompts, len(teacher_picks), states))
-    drawn = _Drawn(num_rows, len(teacher_picks), end_id, pad_id, device)
+    (num_rows, num_tokens), device = teacher_picks.shape, prompts.prompt_ids.device
+    states = _empty_states(teacher, num_rows, num_tokens) if keep_teacher_states else None
+    decoders = [_decoder(student, prompts, num_tokens)]
+    if teacher_picks.any():
+        decoders.append(_decoder(teacher, prompts, num_tokens, states))
+    choice = _Choice(decoders, teacher_picks)
+    drawn = _Drawn(num_rows, num_tokens, end_id, pad_id, device)
     uniforms = None if uniforms is None else uniforms.to(device)
-    for position, teacher_picked in enumerate(teacher_picks):
-        logits = decoders[int(teacher_picked)].next_logits() / temperature
+    for position in range(num_tokens):
+        logits = choice.next_logits(drawn.active, position) / temperature
         if uniforms is None:
             token_ids = logits.argmax(dim=-1)
         else:
             token_ids = draw_tokens(truncated(logits, top_k, top_p), uniforms[drawn.active, position])
         token_ids = drawn.added(token_ids, position)
-        if not drawn.running.any() or position + 1 == len(teacher_picks):
+        if not drawn.running.any() or position + 1 == num_tokens:
             break
         for decoder in decoders:
             decoder.append(token_ids[:, None])
@@ -92,9 +97,28 @@ def sample_responses(
     ids, mask = drawn.ids[:, :num_tokens], drawn.mask[:, :num_tokens]
     if states is not None:
         states = states[:, :num_tokens]
-        reader = decoders[1] if any(teacher_picks) else _reader(teacher, prompts, ids, states)
-        reader.flush()
-    return Responses(ids, mask, states)
+        if len(decoders) == 1:
+            decoders.append(_reader(teacher, prompts, ids, states))
+        decoders[1].flush()
+    return Responses(ids, mask, states, decoders[0].reads, decoders[1].reads if len(decoders) > 1 else Reads())
+
+
+class _Choice:
+    """Which models run at a position, and whose logits each row takes; decided before anything is drawn."""
+
+    def __init__(self, decoders: Sequence[Decoder], teacher_picks: Tensor) -> None:
+        self._student, self._teacher = decoders[0], decoders[-1]
+        self._some, self._all = teacher_picks.any(dim=0).tolist(), teacher_picks.all(dim=0).tolist()
+        self._picks = teacher_picks
+
+    def next_logits(self, active: Tensor, position: int) -> Tensor:
+        """Return logits (n, V) of the next token of the active rows (n,)."""
+        if self._all[position]:
+            return self._teacher.next_logits()
+        if not self._some[position]:
+            return self._student.next_logits()
+        picks = self._picks[:, position].to(active.device)[active, None]
+        return torch.where(picks, self._teacher.next_logits(), self._student.next_logits())
 
 
 class _Drawn:

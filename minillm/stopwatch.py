@@ -1,11 +1,11 @@
-"""What the parts of a phase take."""
+"""What the parts of a phase take, and how often something happens in it."""
 
 from __future__ import annotations
 
 import resource
 import sys
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -17,10 +17,14 @@ RSS_UNITS_PER_MIB = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss: b
 
 
 class Stopwatch:
-    """Adds up seconds by the clock, by the name of a part; a part within another counts for itself alone."""
+    """Adds up seconds by the clock, by the name of a part, and counts.
+
+    A part within another counts for itself alone.
+    """
 
     def __init__(self) -> None:
         self._seconds: dict[str, float] = defaultdict(float)
+        self._counts: Counter[str] = Counter()
         self._inner_s = [0.0]
 
     @contextmanager
@@ -39,6 +43,15 @@ class Stopwatch:
         """Return the seconds by name, and start anew."""
         seconds, self._seconds = dict(self._seconds), defaultdict(float)
         return seconds
+
+    def count(self, **counts: int) -> None:
+        """Add to the counts by name."""
+        self._counts.update(counts)
+
+    def counted(self) -> Counter[str]:
+        """Return the counts by name, and start anew."""
+        counts, self._counts = self._counts, Counter()
+        return counts
 
 
 def peak_memory_mib(device: torch.device) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor
 from minillm.batching import token_batches
 from minillm.draws import Stream, permutation
 from minillm.heads import Head, Readout, backward_through_head
-from minillm.logprobs import response_states
+from minillm.logprobs import num_body_positions, response_states
 from minillm.methods.interface import Method, Run
 from minillm.objective import language_model_loss
 from minillm.optimization import make_optimizer, optimizer_step
@@ -58,6 +58,8 @@ class Updater:
         sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=mask.device))
         for micro_rows in self._micro_batches(texts, rows):
             part = texts.select(micro_rows)
+            num_positions = num_body_positions(self._run.actors.student, part)
+            self._run.stopwatch.count(update_positions=num_positions, update_tokens=sum(part.lengths()))
             weights = token_weights(part.response_mask, self._recipe.averaging)[part.response_mask] / total_weight
             self._micro_batch_backward(part, weights, heads, sums)
         metrics = {name: float(total) / (1 if name == "train/loss" else num_tokens) for name, total in sums.items()}
@@ -109,6 +111,7 @@ class Updater:
         if share:
             with torch.no_grad():
                 teacher = [Readout(heads[1], self._corpus_states(run.actors.teacher, blocks))]
+            run.stopwatch.count(teacher_calls=1)
         total = torch.zeros((), device=blocks.device)
 
         def block_loss(rows: slice, logits: list[Tensor]) -> Tensor:

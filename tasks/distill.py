@@ -93,6 +93,7 @@ def _decoding(config: DistillConfig, seed: int, end_id: int, pad_id: int) -> Dec
         max_tokens=rollout.max_response_tokens,
         end_id=end_id,
         pad_id=pad_id,
+        mask_groups=rollout.mask_groups,
     )
 
 

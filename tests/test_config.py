@@ -108,6 +108,7 @@ def test_a_wrong_value_is_one_line_that_names_the_key(path: str, value: Any, exp
         ("distill.minillm.group_size", 7, "minillm.group_size = 7 does not divide rollout.rollouts_per_phase"),
         ("distill.minillm.baseline", "group_mean", "minillm.group_size is 1; baseline 'group_mean' needs at least 2"),
         ("distill.objective.task_reward_weight", 0.5, "task_reward_weight is unused: task_reward is 'none'"),
+        ("distill.rollout.mask_groups", 65, "rollout.mask_groups = 65 is more than the rows of a batch"),
         ("distill.rollout.top_k", 5, "rollout.top_k = 5, top_p = 1.0: method 'minillm' needs 0"),
         ("distill.objective.max_refills", 2, "max_refills = 2 is unused: group_size is 1"),
         ("teacher_model.source", "path", "location is empty"),

@@ -126,7 +126,7 @@ def test_one_forward_pass_per_token_whichever_model_is_picked(
         *models,
         prompts(),
         uniforms=torch.full((NUM_ROWS, len(picks)), 0.5, dtype=torch.float64),
-        teacher_picks=[bool(pick) for pick in picks],
+        teacher_picks=torch.tensor([bool(pick) for pick in picks]).expand(NUM_ROWS, -1),
         temperature=1.0,
         top_k=0,
         top_p=1.0,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from minillm.dataset import Answer
+from minillm.dataset import Answer, Example
 from minillm.distill_config import DistillConfig
 from minillm.distiller import distill
 from minillm.divergences import forward_kl, named_divergence, reverse_kl
@@ -307,3 +308,34 @@ def test_updates_are_equal_across_methods() -> None:
         updater.update(texts, 1)
         counts[method] = updater._num_steps
     assert set(counts.values()) == {4}
+
+
+def _teacher_calls(method: str, alpha: float = 0.0, **sections: Any) -> int:
+    run = run_of(settings(method, rollout={"rollouts_per_phase": 8, "teacher_mix_alpha": alpha}, **sections))
+    make_method(run).collect(1)
+    return run.stopwatch.counted()["teacher_calls"]
+
+
+def test_the_teachers_forward_passes_are_counted() -> None:
+    """Without mixing it reads a batch of 4 once; else once more for every stretch of tokens that it is picked after."""
+    assert _teacher_calls("sft") == 0
+    assert _teacher_calls("minillm") == 8 // 4
+    assert 8 // 4 < _teacher_calls("minillm", alpha=0.5) <= (8 // 4) * 6
+    whole = {"minibatch_size": 4, "micro_batch_tokens": 1000, "language_model_batch_size": 1}
+    assert _teacher_calls("kd", optimizer=whole) == _teacher_calls("gkd", optimizer=whole) == 1
+    assert 8 // 4 * 2 <= _teacher_calls("seqkd") <= 16 // 4 * 6
+
+
+def test_a_phase_reports_padding_and_the_teachers_calls() -> None:
+    """Prompts of one length and no early end leave no padding; the update has none in any case."""
+    same = [Example(row, "", "", [""], "", [3, 4, 5 + row], [6, 7]) for row in range(10)]
+    config = settings("minillm", rollout={"rollouts_per_phase": 8, "teacher_mix_alpha": 0.0}, num_phases=1)
+    run = tiny_run(config, tiny.tiny_llama(1), tiny.tiny_llama(2), same)
+    run = replace(run, decoding=replace(run.decoding, end_id=-1))
+    *_, last = distill(run, lambda actors: {"validation/reverse_kl": 1.0, "validation/loss": 1.0})
+    assert last.metrics["padding/rollout_share"] == last.metrics["padding/update_share"] == 0
+    assert last.metrics["teacher/calls"] == 2
+    run = run_of(config)
+    *_, last = distill(run, lambda actors: {"validation/reverse_kl": 1.0, "validation/loss": 1.0})
+    assert 0 < last.metrics["padding/rollout_share"] < 1
+    assert last.metrics["padding/update_share"] == 0

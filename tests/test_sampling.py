@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 
 from minillm.draws import component_draws, token_uniforms
-from minillm.generation import Decoding, all_responses, generate_responses
+from minillm.generation import Decoding, all_responses, generate_responses, sampled_batches
 from minillm.logprobs import head_logits, response_states
 from minillm.padding import pad_left, pad_right
 from minillm.sampling import decodable, draw_tokens, sample_responses
@@ -39,18 +40,19 @@ def sample(
     student: Any,
     teacher: Any,
     rows: list[list[int]],
-    picks: list[bool],
+    picks: list[bool] | list[list[bool]],
     uniforms: Tensor | None,
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
 ) -> Any:
+    """Sample under picks for every row of its own, or the same for all."""
     return sample_responses(
         student,
         teacher,
         prompts_of(rows),
         uniforms=uniforms,
-        teacher_picks=picks,
+        teacher_picks=torch.tensor(picks).expand(len(rows), -1),
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
@@ -87,21 +89,14 @@ def test_two_tokens_drawn_through_components_follow_the_mixture_jointly(alpha: f
     student, teacher = tiny.tiny_llama(1), tiny.tiny_gpt2(2)
     prompt, num_rows = [5, 9, 11], 6_000
     first, second = [], []
-    rows_per_pattern = 50
-    for batch in range(num_rows // rows_per_pattern):
-        picks = component_draws(seed=3, step=0, batch=batch, num_tokens=2, teacher_mix_alpha=alpha)
-        ids = range(batch * rows_per_pattern, (batch + 1) * rows_per_pattern)
-        uniforms = token_uniforms(4, 0, ids, 2)
-        if alpha:  # a pattern of its own for every row, so that rows are independent and chi-square applies
-            for row in range(rows_per_pattern):
-                picks = component_draws(3, 0, batch * rows_per_pattern + row, 2, alpha)
-                out = sample(student, teacher, [prompt], picks, uniforms[row : row + 1])
-                first.append(int(out.response_ids[0, 0]))
-                second.append(int(out.response_ids[0, 1]) if out.response_ids.shape[1] > 1 else -1)
-        else:
-            out = sample(student, None, [prompt] * rows_per_pattern, picks, uniforms)
-            first += out.response_ids[:, 0].tolist()
-            second += out.response_ids[:, 1].tolist()
+    rows_per_batch = 50
+    for batch in range(num_rows // rows_per_batch):
+        ids = range(batch * rows_per_batch, (batch + 1) * rows_per_batch)
+        # A pattern of its own for every row, so that rows are independent and chi-square applies.
+        picks = [component_draws(3, 0, row, 2, alpha) for row in ids]
+        out = sample(student, teacher, [prompt] * rows_per_batch, picks, token_uniforms(4, 0, ids, 2))
+        first += out.response_ids[:, 0].tolist()
+        second += out.response_ids[:, 1].tolist()
     mixed = alpha * next_distribution(teacher, prompt) + (1 - alpha) * next_distribution(student, prompt)
     assert chi_square_z(torch.bincount(torch.tensor(first), minlength=tiny.NUM_TOKENS), mixed) < CHI_SQUARE_Z
     commonest = max(set(first) - {tiny.END_ID}, key=first.count)
@@ -165,23 +160,26 @@ def test_the_chi_square_test_can_fail() -> None:
     assert chi_square_z(torch.bincount(tokens, minlength=tiny.NUM_TOKENS), wrong) > CHI_SQUARE_Z
 
 
+@pytest.mark.parametrize(
+    "groups", [[0] * 6, [0, 0, 0, 1, 1, 1], [0, 1, 2, 3, 4, 5]], ids=["shared", "halves", "every row"]
+)
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 @pytest.mark.parametrize("prepared", [lambda model: model, decodable], ids=["generic", "chosen"])
 @pytest.mark.parametrize("make_model", tiny.ARCHITECTURES.values(), ids=tiny.ARCHITECTURES.keys())
 def test_every_token_is_the_draw_from_a_plain_forward_of_the_picked_model(
-    make_model: Any, prepared: Any, temperature: float
+    make_model: Any, prepared: Any, temperature: float, groups: list[int]
 ) -> None:
     """Deferred forwards, padding, retired rows: none of it may change the distribution a token is drawn from."""
     student, teacher = make_model(1), make_model(2)
     rows, num_tokens = tiny.random_rows(6, 1, 9, seed=3), 12
-    picks = component_draws(1, 0, 0, num_tokens, 0.4)
+    picks = [component_draws(1, 0, group, num_tokens, 0.4) for group in groups]
     uniforms = token_uniforms(8, 0, range(6), num_tokens)
-    assert any(picks) and not all(picks)
+    assert any(any(row) for row in picks) and not all(all(row) for row in picks)
     out = sample(prepared(student), prepared(teacher), rows, picks, uniforms, temperature)
     for row, prompt in enumerate(rows):
         ids = list(prompt)
         for step in range(int(out.response_mask[row].sum())):
-            model = teacher if picks[step] else student
+            model = teacher if picks[row][step] else student
             with torch.no_grad():
                 logits = model(torch.tensor([ids])).logits[:, -1] / temperature
             expected = int(draw_tokens(logits, uniforms[row : row + 1, step]))
@@ -246,6 +244,32 @@ def test_tokens_do_not_depend_on_batch_size_or_order(seed: int | None, make_mode
     assert whole == small == turned[::-1]
 
 
+def test_with_draws_for_every_row_the_batch_changes_no_token_of_a_mixture() -> None:
+    student, teacher = tiny.tiny_llama(1), tiny.tiny_llama(2)
+    rows = tiny.random_rows(17, 1, 9, seed=3)
+
+    def tokens(batch_size: int, mask_groups: int) -> list[list[int]]:
+        settings = replace(decoding(batch_size, 7), mask_groups=mask_groups)
+        found: list[list[int]] = [[]] * 17
+        for indices, responses in sampled_batches(student, teacher, rows, range(17), settings, 0.4):
+            for index, ids, kept in zip(indices, responses.response_ids, responses.response_mask, strict=True):
+                found[index] = ids[kept].tolist()
+        return found
+
+    assert tokens(17, 17) == tokens(5, 5) == tokens(2, 2)
+    assert tokens(17, 17) != tokens(17, 1)
+
+
+@pytest.mark.parametrize("prepared", [lambda model: model, decodable], ids=["generic", "chosen"])
+def test_reads_count_calls_and_positions_with_padding(prepared: Any) -> None:
+    """Prompts of 2 and 5 tokens, 4 tokens drawn, of which the last is never read."""
+    models = [prepared(tiny.tiny_llama(seed)) for seed in (1, 2)]
+    out = sample(*models, [[3, 4], [3, 4, 5, 6, 7]], [False, True, False, False], torch.full((2, 4), 0.5).double())
+    assert out.response_mask.all()
+    assert out.student_reads == (3, 2 * (5 + 3))  # the prompt, two tokens at once, and one
+    assert out.teacher_reads == (1, 2 * (5 + 1))
+
+
 def test_the_logits_of_the_lazy_caches_are_those_of_one_forward() -> None:
     student, teacher = tiny.tiny_gpt2(1), tiny.tiny_gpt2(2)
     rows = tiny.random_rows(3, 1, 9, seed=3)
@@ -282,7 +306,7 @@ def test_the_teachers_states_are_those_of_one_forward_of_each_row(make_model: An
         prepared(teacher),
         prompts_of(rows),
         uniforms=uniforms,
-        teacher_picks=picks,
+        teacher_picks=torch.tensor(picks).expand(num_rows, -1),
         temperature=1.0,
         top_k=0,
         top_p=1.0,

@@ -40,3 +40,11 @@ def test_the_peak_memory_lies_between_what_is_held_and_what_the_machine_has() ->
     resident_mib = int(status["VmRSS"].split()[0]) / 1024
     machine_mib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**20
     assert len(held) / 2**20 < resident_mib <= peak_memory_mib(torch.device("cpu")) + 1 < machine_mib
+
+
+def test_counts_add_up_and_start_anew() -> None:
+    watch = Stopwatch()
+    watch.count(calls=2, tokens=5)
+    watch.count(calls=1)
+    assert watch.counted() == {"calls": 3, "tokens": 5}
+    assert watch.counted() == {}

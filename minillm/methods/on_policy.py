@@ -67,8 +67,8 @@ class GeneralizedDistillation:
         prompts = [run.data.rows[sample.index].prompt_ids for sample in samples]
         responses = [sample.response_ids for sample in samples]
         texts = padded_texts(prompts, responses, run.decoding.pad_id, run.compute.device)
-        with run.stopwatch.part("score"):
-            return scored_by_teacher(run.actors.teacher, texts, run.config.optimizer.micro_batch_tokens, run.compute)
+        batch_tokens = run.config.optimizer.micro_batch_tokens
+        return scored_by_teacher(run.actors.teacher, texts, batch_tokens, run.compute, run.stopwatch)
 
     def token_losses(self, block: TokenBlock) -> TokenLosses:
         """Return the divergence at every token; no gradient passes through the sampling."""

@@ -71,9 +71,8 @@ class WordLevel(_Supervised):
     def collect(self, phase: int) -> tuple[ScoredTexts, Mapping[str, float]]:
         """Return rows of the data with the teacher's states."""
         run = self._run
-        texts, size = self._data(phase), run.config.optimizer.micro_batch_tokens
-        with run.stopwatch.part("score"):
-            return scored_by_teacher(run.actors.teacher, texts, size, run.compute), {}
+        texts, batch_tokens = self._data(phase), run.config.optimizer.micro_batch_tokens
+        return scored_by_teacher(run.actors.teacher, texts, batch_tokens, run.compute, run.stopwatch), {}
 
     def token_losses(self, block: TokenBlock) -> TokenLosses:
         """Return (1 - data_weight) divergence + data_weight negative log-likelihood; the latter at temperature 1."""

@@ -19,7 +19,9 @@ def teacher_writer(run: Run, greedy: bool) -> Writer:
     def write(phase: int, indices: Sequence[int]) -> list[list[int]]:
         decoding = replace(run.decoding_of(phase), seed=None) if greedy else run.decoding_of(phase)
         prompts = [run.data.rows[index].prompt_ids for index in indices]
-        return all_responses(generate_responses(run.actors.teacher_sampler, prompts, range(len(prompts)), decoding))
+        batches = list(generate_responses(run.actors.teacher_sampler, prompts, range(len(prompts)), decoding))
+        run.stopwatch.count(teacher_calls=sum(max(len(response) for _, response in batch) for batch in batches))
+        return all_responses(iter(batches))
 
     return write
 
