@@ -52,7 +52,7 @@ def smol_model(num_layers: int, compute: Compute, *, seed: int, vocabulary: int 
 
 def the_compute(num_threads: int) -> Compute:
     """Return the arithmetic that the pipeline chooses by itself on this machine."""
-    return choose_compute("auto", "auto", num_threads, Compute.loss_memory_mib)
+    return choose_compute("auto", "auto", num_threads, Compute.loss_memory_mib, Compute.gradient_checkpointing)
 
 
 def machine() -> dict[str, Any]:

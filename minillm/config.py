@@ -31,6 +31,7 @@ class RuntimeConfig(Section):
     precision: Literal["auto", "float32", "bfloat16"]
     num_threads: NonNegativeInt
     loss_memory_mib: PositiveInt
+    gradient_checkpointing: bool
 
 
 class TeacherModelConfig(Section):

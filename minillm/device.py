@@ -17,11 +17,13 @@ class Compute:
     """A device and the dtype of matrix products on it; losses and log-probabilities stay in float32.
 
     loss_memory_mib: of the logits that a loss keeps alive at a time.
+    gradient_checkpointing: layers of a trained model run again in the backward pass instead of keeping what it needs.
     """
 
     device: torch.device
     dtype: torch.dtype
     loss_memory_mib: int = 128
+    gradient_checkpointing: bool = False
 
     @contextmanager
     def autocast(self) -> Iterator[None]:
@@ -38,6 +40,7 @@ def choose_compute(
     precision: Literal["auto", "float32", "bfloat16"],
     num_threads: int,
     loss_memory_mib: int,
+    gradient_checkpointing: bool,
 ) -> Compute:
     """Return the device and dtype to use and set the number of CPU threads (0 keeps all cores)."""
     if num_threads:
@@ -47,7 +50,7 @@ def choose_compute(
     name = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     if precision == "auto":
         precision = "bfloat16" if _has_fast_bfloat16(name) else "float32"
-    return Compute(torch.device(name), getattr(torch, precision), loss_memory_mib)
+    return Compute(torch.device(name), getattr(torch, precision), loss_memory_mib, gradient_checkpointing)
 
 
 def _has_fast_bfloat16(device_name: str) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from minillm.checkpointing import recompute_layers
 from minillm.device import Compute
 from minillm.methods import make_method
 from minillm.methods.interface import Run
@@ -25,6 +26,8 @@ def distill(run: Run, validate: Validate) -> Iterator[StepReport]:
     `validate` returns `validation/...` metrics; `is_best` marks the best `config.validation.metric` so far.
     """
     config, actors = run.config, run.actors
+    if run.compute.gradient_checkpointing:
+        recompute_layers(actors.student)
     method = make_method(run)
     updater, best = Updater(run, method), BestMetric(config.validation.metric)
     first = validate(actors)

@@ -54,9 +54,10 @@ def text_columns(lengths: Tensor) -> Tensor:
 
 def packed_states(model: Any, token_ids: Tensor, lengths: Tensor) -> Tensor:
     """Return the states (N, H) of texts (N,) of the given lengths (B,), one after the other."""
-    nothing = torch.zeros(1, 1, 1, 1, device=lengths.device)  # a mask of four dimensions is taken as it is
     columns = text_columns(lengths)
-    with _attention(model):
+    # A mask of four dimensions is taken as it is; of this shape, no attention but ours takes it.
+    nothing = torch.zeros(1, 1, 1, len(token_ids) + 1, device=lengths.device)
+    with attention_of(model.config, _NAME):
         output = model.base_model(
             input_ids=token_ids[None],
             position_ids=columns.nonzero()[:, 1][None],
@@ -69,12 +70,13 @@ def packed_states(model: Any, token_ids: Tensor, lengths: Tensor) -> Tensor:
 
 
 @contextmanager
-def _attention(model: Any) -> Iterator[None]:
-    kept, model.config._attn_implementation = model.config._attn_implementation, _NAME
+def attention_of(config: Any, implementation: str) -> Iterator[None]:
+    """Let a model with this configuration attend by another implementation for a while."""
+    kept, config._attn_implementation = config._attn_implementation, implementation
     try:
         yield
     finally:
-        model.config._attn_implementation = kept
+        config._attn_implementation = kept
 
 
 def _layout(columns: Tensor) -> RowLayout:

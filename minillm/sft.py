@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from minillm.batching import token_batches
+from minillm.checkpointing import recompute_layers
 from minillm.config import SftConfig
 from minillm.dataset import Example
 from minillm.device import Compute
@@ -41,6 +42,8 @@ def fine_tune(
     Losses are nats per response token, means over all tokens of the global batch or of the validation rows. `order`
     keys the shuffling, so that stages with one seed see the rows in orders of their own.
     """
+    if compute.gradient_checkpointing:
+        recompute_layers(model)
     optimizer = make_optimizer(model, beta1=_BETAS[0], beta2=_BETAS[1], weight_decay=config.weight_decay)
     best = validation_loss(model, validation, batch_tokens=config.micro_batch_tokens, pad_id=pad_id, compute=compute)
     yield StepReport(0, {"validation/loss": best}, is_best=True)
