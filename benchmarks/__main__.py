@@ -5,13 +5,17 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from minillm.errors import UserError
 
 HELP = {
     "rollout": "teacher-mixed decoding against the plain loop of both models",
     "update": "the gradient of an update against the step over whole logits",
     "phase": "rollouts and inner epochs against the passes of published code",
+    "peers": "a step against those of TRL's trainers",
     "prepare": "a million rows read, checked, split and written",
 }
 
@@ -25,9 +29,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 = all cores")
     parser.add_argument("--short", action="store_true", help="the main case only")
     chosen = parser.parse_args(arguments)
-    found = importlib.import_module(f"benchmarks.{chosen.name}").measure(chosen.threads, chosen.rounds, chosen.short)
+    try:
+        found = _measured(chosen)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     print(json.dumps(found) if chosen.json else "\n".join(_lines(found)))
     return 0
+
+
+def _measured(chosen: argparse.Namespace) -> dict[str, Any]:
+    module = importlib.import_module(f"benchmarks.{chosen.name}")
+    found: dict[str, Any] = module.measure(chosen.threads, chosen.rounds, chosen.short)
+    return found
 
 
 def _lines(found: Mapping[str, Any], prefix: str = "") -> list[str]:
