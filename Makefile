@@ -38,10 +38,13 @@ seeds: $(VENV)/.installed ## run the pipeline under three seeds as DVC experimen
 compare: $(VENV)/.installed ## run every method under three seeds and compare; COMPARE_ARGS="--variants kd --seeds 17" for some
 	$(BIN)/python -m flows.compare $(COMPARE_ARGS)
 
-bench: $(VENV)/.installed ## measure decoding and the update against plain versions (a quiet machine, minutes)
+bench: $(VENV)/.installed ## measure against plain versions and other trainers (a quiet machine, half an hour)
 	$(BIN)/python -m benchmarks rollout
 	$(BIN)/python -m benchmarks update
 	$(BIN)/python -m benchmarks phase --short
+	$(BIN)/python -m benchmarks prepare
+	$(BIN)/python -m pip install --quiet --no-deps -r requirements-benchmarks.lock
+	$(BIN)/python -m benchmarks peers --short
 
 clean: ## remove the environment and caches; keeps data, models, results and MLflow's runs
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from benchmarks import baselines
+from benchmarks.floor import Ceilings, measured_ceilings, rollout_floor_s
 from benchmarks.timing import interleaved, ratio
 from benchmarks.workload import (
     NO_END,
@@ -32,13 +33,16 @@ def measure(num_threads: int, num_rounds: int, is_short: bool) -> dict[str, Any]
     """Return the ratio to the plain loop by share of the teacher, and how the parts compare."""
     compute = the_compute(num_threads)
     models = [smol_model(layers, compute, seed=layers).to(compute.dtype) for layers in (STUDENT_LAYERS, TEACHER_LAYERS)]
-    cases = [_case(models, compute, *MAIN_CASE, alpha, num_rounds) for alpha in ALPHAS]
+    ceilings = measured_ceilings(compute)
+    cases = [_case(models, compute, ceilings, *MAIN_CASE, alpha, num_rounds) for alpha in ALPHAS]
     if not is_short:
-        cases += [_case(models, compute, *case, ALPHAS[0], num_rounds) for case in OTHER_CASES]
+        cases += [_case(models, compute, ceilings, *case, ALPHAS[0], num_rounds) for case in OTHER_CASES]
     return {
         "ratio_vs_plain": {str(case["alpha"]): case["plain/lean"]["wall"] for case in cases[: len(ALPHAS)]},
         "generic_ratio_vs_plain": {str(case["alpha"]): case["plain/generic"]["wall"] for case in cases[: len(ALPHAS)]},
         "ratio_vs_generate": cases[0]["generate/lean"]["wall"],
+        "floor_share": {str(case["alpha"]): case["floor_share"] for case in cases[: len(ALPHAS)]},
+        "ceilings": ceilings.summary(),
         "cases": cases,
         "arithmetic": str(compute),
         "machine": machine(),
@@ -46,8 +50,15 @@ def measure(num_threads: int, num_rounds: int, is_short: bool) -> dict[str, Any]
 
 
 def _case(
-    models: list[Any], compute: Compute, num_rows: int, num_tokens: int, alpha: float, num_rounds: int
+    models: list[Any],
+    compute: Compute,
+    ceilings: Ceilings,
+    num_rows: int,
+    num_tokens: int,
+    alpha: float,
+    num_rounds: int,
 ) -> dict[str, Any]:
+    """Return how the ways to sample compare, and the least time that ours could take as a share of what it took."""
     prompts = prompt_batch(num_rows, compute)
     competitors: dict[str, Callable[[], Any]] = {
         "plain": partial(baselines.mixed_rollout, models[0], models[1], prompts, num_tokens, alpha),
@@ -57,6 +68,8 @@ def _case(
     }
     times = interleaved(competitors, num_rounds)
     new_tokens = num_rows * num_tokens
+    picks = teacher_picks(1, num_tokens, alpha)[0].tolist()
+    floor_s = rollout_floor_s(models, num_rows, int(prompts.prompt_mask.sum()), picks, ceilings)
     return {
         "rows": num_rows,
         "new_tokens": num_tokens,
@@ -64,6 +77,8 @@ def _case(
         "plain/lean": ratio(times["plain"], times["lean"]),
         "plain/generic": ratio(times["plain"], times["generic"]),
         "generate/lean": ratio(times["generate"], times["lean"]),
+        "floor_s": round(floor_s, 4),
+        "floor_share": round(floor_s / times["lean"].summary()["wall_s"], 3),
         "times": {name: found.summary() for name, found in times.items()},
         "tokens_per_s": {name: round(new_tokens / found.summary()["wall_s"], 1) for name, found in times.items()},
     }
