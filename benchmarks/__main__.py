@@ -16,6 +16,7 @@ HELP = {
     "update": "the gradient of an update against the step over whole logits",
     "phase": "rollouts and inner epochs against the passes of published code",
     "peers": "a step against those of TRL's trainers",
+    "scaling": "our tokens a second against sizes; writes a figure",
     "prepare": "a million rows read, checked, split and written",
 }
 

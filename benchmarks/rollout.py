@@ -62,8 +62,8 @@ def _case(
     prompts = prompt_batch(num_rows, compute)
     competitors: dict[str, Callable[[], Any]] = {
         "plain": partial(baselines.mixed_rollout, models[0], models[1], prompts, num_tokens, alpha),
-        "generic": partial(_ours, models, prompts, num_tokens, alpha, prepared=lambda model: model),
-        "lean": partial(_ours, [models[0], decodable(models[1])], prompts, num_tokens, alpha, prepared=decodable),
+        "generic": partial(our_rollout, models, prompts, num_tokens, alpha, prepared=lambda model: model),
+        "lean": partial(our_rollout, [models[0], decodable(models[1])], prompts, num_tokens, alpha, prepared=decodable),
         "generate": partial(_generate, models[0], prompts, num_tokens),
     }
     times = interleaved(competitors, num_rounds)
@@ -84,7 +84,7 @@ def _case(
     }
 
 
-def _ours(
+def our_rollout(
     models: list[Any], prompts: PromptBatch, num_tokens: int, alpha: float, prepared: Callable[[Any], Any]
 ) -> None:
     """Sample as the pipeline does, the student's weights packed anew; check that no response ended early."""

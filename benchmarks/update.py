@@ -33,7 +33,6 @@ from minillm.update import Updater
 NUM_ROWS, NUM_TOKENS = 16, 64
 LARGEST_LOSS = 4096  # response tokens of the memory's comparison
 VOCABULARIES = (50_257, 151_936)
-_MICRO_BATCH_TOKENS = 16 * 128
 
 
 def measure(num_threads: int, num_rounds: int, is_short: bool) -> dict[str, Any]:
@@ -41,7 +40,7 @@ def measure(num_threads: int, num_rounds: int, is_short: bool) -> dict[str, Any]
     compute = the_compute(num_threads)
     memory = {str(size): _memory(size, compute, is_short) for size in (VOCABULARY, *VOCABULARIES)}
     models = _models(compute)
-    experience = _experience(models, compute)
+    experience = made_up_experience(models[1], compute, NUM_ROWS, NUM_TOKENS)
     times = _times(models, experience, compute, num_rounds)
     _assert_same_gradient(models, experience, compute)
     return {
@@ -61,11 +60,10 @@ def _models(compute: Compute) -> tuple[Any, Any]:
     return student, teacher.to(compute.dtype)
 
 
-def _experience(models: tuple[Any, Any], compute: Compute) -> Experience:
+def made_up_experience(teacher: Any, compute: Compute, num_rows: int, num_tokens: int) -> Experience:
     """Return random responses with the teacher's states and made-up advantages."""
-    texts = scored_by_teacher(
-        models[1], random_texts(NUM_ROWS, NUM_TOKENS, compute), _MICRO_BATCH_TOKENS, compute, Stopwatch()
-    )
+    texts = random_texts(num_rows, num_tokens, compute)
+    texts = scored_by_teacher(teacher, texts, max(texts.lengths()) * num_rows, compute, Stopwatch())
     shape, generator = texts.response_ids.shape, torch.Generator().manual_seed(4)
     old = torch.full(shape, -10.8, device=compute.device)
     advantages = torch.randn(shape, generator=generator).to(compute.device)
@@ -84,9 +82,9 @@ def _times(models: tuple[Any, Any], experience: Experience, compute: Compute, nu
         "naive, teacher kept": partial(
             baselines.update_step_with_logits, student, _kept(teacher, experience, compute), experience, compute
         ),
-        "ours": _our_step(models, compute, experience),
+        "ours": our_step(models, compute, experience),
     }
-    return interleaved({name: _fresh(student, step) for name, step in competitors.items()}, num_rounds)
+    return interleaved({name: fresh(student, step) for name, step in competitors.items()}, num_rounds)
 
 
 @torch.no_grad()
@@ -95,7 +93,9 @@ def _kept(teacher: Any, experience: Experience, compute: Compute) -> Tensor:
         return baselines.all_logits(teacher, experience)
 
 
-def _fresh(student: Any, step: Callable[[], Any]) -> Callable[[], Any]:
+def fresh(student: Any, step: Callable[[], Any]) -> Callable[[], Any]:
+    """Return the step with the gradient of the one before cleared."""
+
     def compete() -> Any:
         student.zero_grad(set_to_none=True)
         return step()
@@ -103,18 +103,20 @@ def _fresh(student: Any, step: Callable[[], Any]) -> Callable[[], Any]:
     return compete
 
 
-def _our_step(models: tuple[Any, Any], compute: Compute, experience: Experience) -> Callable[[], float]:
-    sizes = {"minibatch_size": NUM_ROWS, "micro_batch_tokens": _MICRO_BATCH_TOKENS}
-    run = distill_run(*models, compute, optimizer=sizes)
+def our_step(models: tuple[Any, Any], compute: Compute, experience: Experience) -> Callable[[], float]:
+    """Return what adds the gradient of all rows in one forward pass, and returns the loss."""
+    num_rows = len(experience.response_ids)
+    sizes = {"minibatch_size": num_rows, "micro_batch_tokens": max(experience.lengths()) * num_rows}
+    run = distill_run(*models, compute, optimizer=sizes, rollout={"rollouts_per_phase": num_rows})
     updater = Updater(run, make_method(run))
-    return lambda: updater.accumulate(experience, list(range(NUM_ROWS)))["train/loss"]
+    return lambda: updater.accumulate(experience, list(range(num_rows)))["train/loss"]
 
 
 def _assert_same_gradient(models: tuple[Any, Any], experience: Experience, compute: Compute) -> None:
     """Stop when the two differ by more than the arithmetic explains."""
     gradients, losses = [], []
     naive = partial(baselines.update_step, *models, experience, compute)
-    for step in (naive, _our_step(models, compute, experience)):
+    for step in (naive, our_step(models, compute, experience)):
         models[0].zero_grad(set_to_none=True)
         losses.append(step())
         gradients.append(torch.cat([parameter.grad.flatten() for parameter in models[0].parameters()]))
