@@ -1,4 +1,4 @@
-# make run | test | check | ui | seeds | compare | bench | clean. Choose another interpreter or place with PYTHON=... and VENV=...
+# make run | test | check | ui | seeds | compare | bench | chaos | chaos-short | clean. Choose another interpreter or place with PYTHON=... and VENV=...
 PYTHON ?= python3.11
 VENV ?= .venv
 PYTEST_ARGS ?= -m "not slow and not gpu"
@@ -13,7 +13,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check ui seeds compare bench clean
+.PHONY: help run test check ui seeds compare bench chaos chaos-short clean
 
 help: ## show the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## */\t/' | expand -t 10
@@ -37,6 +37,12 @@ seeds: $(VENV)/.installed ## run the pipeline under three seeds as DVC experimen
 
 compare: $(VENV)/.installed ## run every method under three seeds and compare; COMPARE_ARGS="--variants kd --seeds 17" for some
 	$(BIN)/python -m flows.compare $(COMPARE_ARGS)
+
+chaos: $(VENV)/.installed-dev ## kill every training stage at random and at every named place, and compare (long)
+	$(BIN)/python -m tests.chaos
+
+chaos-short: $(VENV)/.installed-dev ## the same with a few kills, in minutes
+	$(BIN)/python -m tests.chaos --short
 
 bench: $(VENV)/.installed ## measure against plain versions and other trainers (a quiet machine, half an hour)
 	$(BIN)/python -m benchmarks rollout

@@ -34,7 +34,7 @@ VARIANTS: dict[str, dict[str, Setting]] = {
 }
 DEFAULT_SEEDS = ("17", "18", "19")
 _MAX_SEED = 2**31 - 1
-_NOT_COMPARED = {"tracking", "report"}  # sections that change no number
+_NOT_COMPARED = {"tracking", "report", "checkpoint"}  # sections that change no number
 
 
 @dataclass(frozen=True)

@@ -143,6 +143,10 @@ class ReportConfig(Section):
     num_examples: NonNegativeInt
 
 
+class CheckpointConfig(Section):
+    every_s: NonNegativeFloat
+
+
 class TrackingConfig(Section):
     enabled: bool
     uri: Annotated[str, Field(min_length=1)]
@@ -163,6 +167,7 @@ class Params(Section):
     distill: DistillConfig
     evaluate: EvaluateConfig
     report: ReportConfig
+    checkpoint: CheckpointConfig
     tracking: TrackingConfig
 
     @model_validator(mode="after")

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from minillm.errors import NonFiniteError
+from minillm.failpoints import failpoint
 
 
 def make_optimizer(model: Any, *, beta1: float, beta2: float, weight_decay: float) -> torch.optim.AdamW:
@@ -27,7 +28,9 @@ def optimizer_step(
     if not (math.isfinite(norm) and math.isfinite(loss)):
         raise NonFiniteError(f"step {step}: loss {loss}, gradient norm {norm}; nothing was updated in this step")
     set_learning_rate(optimizer.param_groups, learning_rate)
+    failpoint("optimizer.before_step")
     optimizer.step()
+    failpoint("optimizer.after_step")
     optimizer.zero_grad(set_to_none=True)
     return norm
 

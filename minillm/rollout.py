@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from minillm.batching import token_batches
 from minillm.device import Compute
+from minillm.failpoints import failpoint
 from minillm.generation import Decoding, sampled_batches
 from minillm.heads import Head, Readout, logit_blocks
 from minillm.logprobs import mixture_logprobs, response_states, token_logprobs
@@ -70,6 +71,7 @@ def collect_rollout(
     texts = padded_texts(prompts, [row.response_ids for row in rows], decoding.pad_id, compute.device)
     stopwatch.count(rollout_tokens=sum(texts.lengths()) - len(rows))  # no model reads a response's last token
     states = pad_sequence([row.teacher_states for row in rows], batch_first=True).to(compute.dtype)
+    failpoint("rollout.sampled")
     with stopwatch.part("score"):
         student = response_logprobs(actors.student, texts, score_batch_tokens, decoding.temperature, compute)
         teacher = kept_logprobs(actors.teacher, texts, states[texts.response_mask], decoding.temperature, compute)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from minillm.batching import token_batches
+from minillm.checkpoint import model_tensors, optimizer_tensors, restore_model, restore_optimizer
 from minillm.checkpointing import recompute_layers
 from minillm.config import SftConfig
 from minillm.dataset import Example
@@ -20,7 +24,7 @@ from minillm.logprobs import response_states, token_logprobs
 from minillm.optimization import make_optimizer, optimizer_step
 from minillm.padding import padded_texts
 from minillm.schedules import warmed_up_rate
-from minillm.types import StepReport
+from minillm.types import StepReport, TrainingState
 
 _BETAS = (0.9, 0.95)  # the paper's, arXiv:2306.08543, appendix
 
@@ -35,38 +39,77 @@ def fine_tune(
     order: Stream,
     pad_id: int,
     compute: Compute,
+    resumed: TrainingState | None = None,
 ) -> Iterator[StepReport]:
     """Train on responses given prompts, yielding a report per step; stops after `patience` validations without a gain.
 
     The report of step 0 carries the validation loss before training. `is_best` marks the lowest validation loss so far.
     Losses are nats per response token, means over all tokens of the global batch or of the validation rows. `order`
-    keys the shuffling, so that stages with one seed see the rows in orders of their own.
+    keys the shuffling, so that stages with one seed see the rows in orders of their own. `resumed` is a state that an
+    earlier call with the same arguments reported: training goes on behind its step, and ends with the same weights.
     """
     if compute.gradient_checkpointing:
         recompute_layers(model)
     optimizer = make_optimizer(model, beta1=_BETAS[0], beta2=_BETAS[1], weight_decay=config.weight_decay)
-    best = validation_loss(model, validation, batch_tokens=config.micro_batch_tokens, pad_id=pad_id, compute=compute)
-    yield StepReport(0, {"validation/loss": best}, is_best=True)
-    num_stale = 0
-    for step, batch in enumerate(_batches(train, config.batch_size, config.num_steps, seed, order), start=1):
-        metrics = _train_step(model, optimizer, batch, step=step, config=config, pad_id=pad_id, compute=compute)
-        is_best = False
-        if step % config.validate_every_steps == 0 or step == config.num_steps:
-            loss = validation_loss(
-                model, validation, batch_tokens=config.micro_batch_tokens, pad_id=pad_id, compute=compute
-            )
-            metrics["validation/loss"] = loss
-            is_best = loss < best
-            best, num_stale = (loss, 0) if is_best else (best, num_stale + 1)
-        yield StepReport(step, metrics, is_best=is_best)
-        if num_stale >= config.patience:
+    score = partial(
+        validation_loss, model, validation, batch_tokens=config.micro_batch_tokens, pad_id=pad_id, compute=compute
+    )
+    track = _Track.restored(model, optimizer, resumed) if resumed else _Track(model, optimizer, score())
+    if not resumed:
+        yield StepReport(0, {"validation/loss": track.best_loss}, is_best=True, state=track.state)
+    batches = _batches(train, config.batch_size, config.num_steps, seed, order)
+    for batch in islice(batches, track.step, None):
+        if track.num_stale >= config.patience:
             return
+        track.step += 1
+        metrics = _train_step(model, optimizer, batch, step=track.step, config=config, pad_id=pad_id, compute=compute)
+        is_best = False
+        if track.step % config.validate_every_steps == 0 or track.step == config.num_steps:
+            metrics["validation/loss"] = score()
+            is_best = track.improves(metrics["validation/loss"])
+        yield StepReport(track.step, metrics, is_best=is_best, state=track.state)
+
+
+@dataclass
+class _Track:
+    """Where a run of supervised training stands."""
+
+    model: Any
+    optimizer: torch.optim.Optimizer
+    best_loss: float
+    step: int = 0
+    num_stale: int = 0
+
+    @classmethod
+    def restored(cls, model: Any, optimizer: torch.optim.Optimizer, state: TrainingState) -> Self:
+        """Return the track of a state, with weights and optimizer as they were."""
+        restore_model(model, state.tensors["model"])
+        restore_optimizer(optimizer, state.tensors["optimizer"])
+        return cls(model, optimizer, state.values["best_loss"], state.step, state.values["num_stale"])
+
+    def state(self) -> TrainingState:
+        """Return what goes on from here."""
+        tensors = {"model": model_tensors(self.model), "optimizer": optimizer_tensors(self.optimizer)}
+        return TrainingState(self.step, tensors, {"best_loss": self.best_loss, "num_stale": self.num_stale})
+
+    def improves(self, loss: float) -> bool:
+        """Return whether a validation loss is the lowest so far, and count those in a row that are not."""
+        is_best = loss < self.best_loss
+        self.best_loss, self.num_stale = (loss, 0) if is_best else (self.best_loss, self.num_stale + 1)
+        return is_best
 
 
 def untuned(
-    model: Any, validation: Sequence[Example], *, config: SftConfig, pad_id: int, compute: Compute
+    model: Any,
+    validation: Sequence[Example],
+    *,
+    config: SftConfig,
+    pad_id: int,
+    compute: Compute,
+    resumed: TrainingState | None = None,
 ) -> Iterator[StepReport]:
-    """Yield the one report of a model that is used as it is: its validation loss."""
+    """Yield the one report of a model that is used as it is: its validation loss. Nothing is ever resumed."""
+    assert resumed is None
     loss = validation_loss(model, validation, batch_tokens=config.micro_batch_tokens, pad_id=pad_id, compute=compute)
     yield StepReport(0, {"validation/loss": loss}, is_best=True)
 

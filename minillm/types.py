@@ -5,9 +5,9 @@ Shapes: B batch, P prompt, T response, H hidden, N response tokens of a batch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Self
+from typing import Any, Self
 
 from torch import Tensor
 
@@ -129,13 +129,27 @@ class TokenLosses:
 
 
 @dataclass(frozen=True)
+class TrainingState:
+    """What a training loop needs to go on after a step as if it had never stopped.
+
+    tensors: by group and name. values: what JSON can hold, infinities included.
+    """
+
+    step: int
+    tensors: Mapping[str, Mapping[str, Tensor]]
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class StepReport:
     """What a training loop tells after a step.
 
     metrics: `group/name` to a finite float.
     is_best: the weights are now the best seen on the validation metric; the caller saves them.
+    state: returns the loop's state until the next step begins, its tensors being those in use; None without a loop.
     """
 
     step: int
     metrics: Mapping[str, float]
     is_best: bool
+    state: Callable[[], TrainingState] | None = None

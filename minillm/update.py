@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from minillm.batching import token_batches
+from minillm.checkpoint import optimizer_tensors, restore_optimizer
 from minillm.draws import Stream, permutation
 from minillm.heads import Head, Readout, backward_through_head
 from minillm.logprobs import num_body_positions, response_states
@@ -30,6 +31,15 @@ class Updater:
             run.actors.student, beta1=optimizer.beta1, beta2=optimizer.beta2, weight_decay=optimizer.weight_decay
         )
         self._num_steps = 0
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return what outlives a phase: the optimizer's tensors, and the rest."""
+        return optimizer_tensors(self._optimizer), {"num_steps": self._num_steps}
+
+    def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        """Take what `state` returned."""
+        restore_optimizer(self._optimizer, tensors)
+        self._num_steps = values["num_steps"]
 
     def update(self, texts: Texts, phase: int) -> dict[str, float]:
         """Run the inner epochs of a phase (from 1); the returned means are those of the first epoch."""

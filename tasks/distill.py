@@ -20,6 +20,7 @@ from minillm.models import check_context, load_saved, num_parameters
 from minillm.tokenizers import load_saved_tokenizer
 from minillm.validation import validation_scores
 from tasks.answers import black_box_answers
+from tasks.session import Session
 from tasks.storage import (
     CORPUS_PATH,
     METRICS_DIR,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-def run(seed: int, runtime: RuntimeConfig, distill: DistillConfig, tracker: Tracker) -> None:
+def run(seed: int, runtime: RuntimeConfig, distill: DistillConfig, tracker: Tracker, session: Session) -> None:
     """Write the distilled student, its curve, and its validation scores before training and at the best phase."""
     compute = choose_compute(**runtime.model_dump())
     tokenizer = load_saved_tokenizer(WARMUP_DIR)
@@ -70,9 +71,15 @@ def run(seed: int, runtime: RuntimeConfig, distill: DistillConfig, tracker: Trac
         score_batch_tokens=distill.optimizer.micro_batch_tokens,
         compute=compute,
     )
-    reports = distillation(setup, validate)
     curve = publish_best(
-        "distill", reports, student, tokenizer, num_steps=distill.num_phases, published_dir=STUDENT_DIR, tracker=tracker
+        "distill",
+        lambda state: distillation(setup, validate, state),
+        student,
+        tokenizer,
+        num_steps=distill.num_phases,
+        published_dir=STUDENT_DIR,
+        tracker=tracker,
+        session=session,
     )
     scores = {"initial": _scores(curve[0]), "best": _scores(best_row(curve))}
     write_curve(PLOTS_DIR / "distill.tsv", curve)

@@ -17,33 +17,37 @@ def _one(item: object) -> int:
     return 1
 
 
-def progress(items: Iterable[Item], name: str, total: int, size: Callable[[Item], int] = _one) -> Iterator[Item]:
+def progress(
+    items: Iterable[Item], name: str, total: int, size: Callable[[Item], int] = _one, num_done: int = 0
+) -> Iterator[Item]:
     """Yield the items while showing how many of `total` are done, how fast, and when the rest will be.
 
-    size: for how many an item counts.
+    size: for how many an item counts. num_done: how many were done before.
     """
     if sys.stderr.isatty():
-        with tqdm(desc=name, total=total, dynamic_ncols=True) as bar:
+        with tqdm(desc=name, total=total, initial=num_done, dynamic_ncols=True) as bar:
             for item in items:
                 yield item
                 bar.update(size(item))
     else:
-        yield from _with_lines(items, name, total, size)
+        yield from _with_lines(items, name, total, size, num_done)
 
 
-def _with_lines(items: Iterable[Item], name: str, total: int, size: Callable[[Item], int]) -> Iterator[Item]:
+def _with_lines(
+    items: Iterable[Item], name: str, total: int, size: Callable[[Item], int], num_done: int
+) -> Iterator[Item]:
     start = last = time.monotonic()
-    done = 0
+    done = num_done
     for item in items:
         yield item
         now, done = time.monotonic(), done + size(item)
         if now - last >= _LINE_EVERY_S or done == total:
             last = now
-            print(_line(name, done, total, now - start), flush=True)
+            print(_line(name, done, total, now - start, num_done), flush=True)
 
 
-def _line(name: str, done: int, total: int, elapsed_s: float) -> str:
-    rate = done / max(elapsed_s, 1e-9)
+def _line(name: str, done: int, total: int, elapsed_s: float, num_before: int) -> str:
+    rate = (done - num_before) / max(elapsed_s, 1e-9)
     remaining_s = int((total - done) / rate)
     eta = f"{remaining_s // 60}:{remaining_s % 60:02d}"
     return f"{name}: {done}/{total} ({100 * done // total}%) {rate:.2f}/s ETA {eta}"

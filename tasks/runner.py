@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from minillm.config import Params
+from minillm.digests import content_sha256
 from minillm.errors import UserError
 from minillm.params import load_params, read_yaml
 from minillm.stopwatch import RSS_UNITS_PER_MIB
+from tasks.session import Session
 from tasks.storage import STATE_DIR, write_json
 from tasks.tracking import open_tracker
 
@@ -33,10 +35,14 @@ def run_stage(name: str) -> None:
     with recorded_cost(name):
         run = importlib.import_module(f"tasks.{name}").run
         before = _fingerprint(name, run, params)
+        session = Session(name, lambda: _identity(name, run, params), params.checkpoint.every_s)
         with open_tracker(name, params) as tracker:
-            run(**stage_arguments(run, params), tracker=tracker)
+            given = {"tracker": tracker, "session": session}
+            needed = inspect.signature(run).parameters
+            run(**stage_arguments(run, params), **{key: given[key] for key in given if key in needed})
             if _fingerprint(name, run, load_params(_PARAMS_PATH)) != before:
                 raise UserError(f"stage {name}: its parameters or inputs were edited while it ran; run it again")
+        session.close()
 
 
 @contextmanager
@@ -50,7 +56,7 @@ def recorded_cost(name: str) -> Iterator[None]:
 
 def stage_sections(run: Callable[..., None]) -> list[str]:
     """Return the sections of params.yaml that a stage reads: the names of its arguments."""
-    return [name for name in inspect.signature(run).parameters if name != "tracker"]
+    return [name for name in inspect.signature(run).parameters if name not in ("tracker", "session")]
 
 
 def stage_arguments(run: Callable[..., None], params: Params) -> dict[str, Any]:
@@ -77,6 +83,12 @@ def _fingerprint(name: str, run: Callable[..., None], params: Params) -> str:
     sections = params.model_dump(mode="json", include=set(stage_sections(run)))
     files = [_file_state(path) for path in _dependency_files(name, params)]
     return hashlib.sha256(json.dumps([sections, files]).encode()).hexdigest()
+
+
+def _identity(name: str, run: Callable[..., None], params: Params) -> dict[str, Any]:
+    """Return the stage's params and the contents of its inputs, code included."""
+    sections = params.model_dump(mode="json", include=set(stage_sections(run)))
+    return {**sections, "inputs": {str(path): content_sha256(path) for path in _dependency_files(name, params)}}
 
 
 def _dependency_files(name: str, params: Params) -> Iterator[Path]:

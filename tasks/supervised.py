@@ -4,51 +4,67 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minillm.errors import NonFiniteError
+from minillm.failpoints import failpoint
 from minillm.models import save_model
-from minillm.types import StepReport
+from minillm.types import StepReport, TrainingState
 from tasks.progress import progress
-from tasks.storage import STATE_DIR
+from tasks.session import Session
 
 if TYPE_CHECKING:
     from tasks.tracking import Tracker
 
+_OF_ROWS = ("step", "is_best")  # of a curve's row, beside its metrics
 _NOT_REPRODUCIBLE = ("time/", "memory/")  # readings of the machine go to MLflow, never into a DVC output
 
 
 def publish_best(
     stage: str,
-    reports: Iterable[StepReport],
+    train: Callable[[TrainingState | None], Iterable[StepReport]],
     model: Any,
     tokenizer: Any,
     *,
     num_steps: int,
     published_dir: Path,
     tracker: Tracker,
+    session: Session,
 ) -> list[dict[str, float]]:
     """Run a training loop to its end, publish the weights of its last `is_best` report, and return its curve.
 
-    Until the loop has ended the best weights lie outside the stage's outputs, so that a stopped run publishes nothing.
+    train: starts the loop anew, or from a state that it reported in a run that was stopped.
+    Until the loop has ended everything lies outside the stage's outputs, so that a stopped run publishes nothing.
     """
-    best_dir = STATE_DIR / stage / "best"
-    curve: list[dict[str, float]] = []
+    state, curve = session.resume()
+    for row in curve:
+        tracker.log(int(row["step"]), {name: value for name, value in row.items() if name not in _OF_ROWS})
     try:
-        for report in progress(reports, stage, total=num_steps + 1):
+        for report in progress(train(state), stage, total=num_steps + 1, num_done=len(curve)):
             if report.is_best:
-                save_model(model, tokenizer, best_dir)
+                save_model(model, tokenizer, session.best_dir)
             tracker.log(report.step, report.metrics)
             curve.append(_curve_row(report))
+            session.offer(report, curve)
     except NonFiniteError as error:
-        good = f"; best weights so far: {best_dir}, of step {best_row(curve)['step']:.0f}" if curve else ""
+        good = f"; best weights so far: {session.best_dir}, of step {best_row(curve)['step']:.0f}" if curve else ""
         raise NonFiniteError(f"stage {stage}: {error}{good}") from error
-    published_dir.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(published_dir, ignore_errors=True)
-    os.replace(best_dir, published_dir)
+    _publish(session.best_dir, published_dir)
     return curve
+
+
+def _publish(best_dir: Path, published_dir: Path) -> None:
+    """Copy the best weights, so that a stage that is stopped after this can go on as well."""
+    temporary = published_dir.with_name(f".{published_dir.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    shutil.copytree(best_dir, temporary)
+    failpoint("publish.copied")
+    shutil.rmtree(published_dir, ignore_errors=True)
+    failpoint("publish.removed")
+    os.replace(temporary, published_dir)
+    failpoint("publish.replaced")
 
 
 def _curve_row(report: StepReport) -> dict[str, float]:

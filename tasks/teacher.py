@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +16,7 @@ from minillm.models import check_context, cut_head_to_tokenizer, load_model, num
 from minillm.sanity import english_perplexity, require_sane_english
 from minillm.sft import fine_tune, untuned
 from minillm.tokenizers import load_tokenizer
+from tasks.session import Session
 from tasks.storage import METRICS_DIR, PLOTS_DIR, TEACHER_DIR, TRAIN_PATH, VALIDATION_PATH, write_curve, write_json
 from tasks.supervised import best_row, publish_best
 
@@ -25,7 +27,12 @@ _log = logging.getLogger(__name__)
 
 
 def run(
-    seed: int, runtime: RuntimeConfig, teacher_model: TeacherModelConfig, teacher: TeacherConfig, tracker: Tracker
+    seed: int,
+    runtime: RuntimeConfig,
+    teacher_model: TeacherModelConfig,
+    teacher: TeacherConfig,
+    tracker: Tracker,
+    session: Session,
 ) -> None:
     """Write the teacher that every later stage reads, its validation losses and its perplexity on English."""
     compute = choose_compute(**runtime.model_dump())
@@ -36,14 +43,18 @@ def run(
     tracker.dataset("validation", VALIDATION_PATH)
     options = {"config": teacher.sft, "pad_id": tokenizer.pad_token_id, "compute": compute}
     if teacher.finetune:
-        reports, num_steps = (
-            fine_tune(model, train, validation, seed=seed, order=Stream.TEACHER_ORDER, **options),
-            teacher.sft.num_steps,
-        )
+        loop = partial(fine_tune, model, train, validation, seed=seed, order=Stream.TEACHER_ORDER, **options)
     else:
-        reports, num_steps = untuned(model, validation, **options), 0
+        loop = partial(untuned, model, validation, **options)
     curve = publish_best(
-        "teacher", reports, model, tokenizer, num_steps=num_steps, published_dir=TEACHER_DIR, tracker=tracker
+        "teacher",
+        lambda state: loop(resumed=state),
+        model,
+        tokenizer,
+        num_steps=teacher.sft.num_steps if teacher.finetune else 0,
+        published_dir=TEACHER_DIR,
+        tracker=tracker,
+        session=session,
     )
     metrics = {
         "parameters": num_parameters(model),

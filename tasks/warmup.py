@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +19,7 @@ from minillm.padding import pad_left
 from minillm.sft import fine_tune
 from minillm.student import block_influence, cut_model, most_influential_layers
 from minillm.tokenizers import check_same_vocabulary, load_saved_tokenizer, load_tokenizer
+from tasks.session import Session
 from tasks.storage import (
     METRICS_DIR,
     PLOTS_DIR,
@@ -37,7 +39,12 @@ _log = logging.getLogger(__name__)
 
 
 def run(
-    seed: int, runtime: RuntimeConfig, student_model: StudentModelConfig, warmup: WarmupConfig, tracker: Tracker
+    seed: int,
+    runtime: RuntimeConfig,
+    student_model: StudentModelConfig,
+    warmup: WarmupConfig,
+    tracker: Tracker,
+    session: Session,
 ) -> None:
     """Write the warmed-up student, its size and its validation losses right after the cut and at the best step."""
     compute = choose_compute(**runtime.model_dump())
@@ -48,7 +55,8 @@ def run(
     _log.info("student: %.1f M parameters, layers %s", num_parameters(model) / 1e6, kept_layers)
     tracker.dataset("train", TRAIN_PATH)
     tracker.dataset("validation", VALIDATION_PATH)
-    reports = fine_tune(
+    loop = partial(
+        fine_tune,
         model,
         train,
         validation,
@@ -59,7 +67,14 @@ def run(
         compute=compute,
     )
     curve = publish_best(
-        "warmup", reports, model, tokenizer, num_steps=warmup.sft.num_steps, published_dir=WARMUP_DIR, tracker=tracker
+        "warmup",
+        lambda state: loop(resumed=state),
+        model,
+        tokenizer,
+        num_steps=warmup.sft.num_steps,
+        published_dir=WARMUP_DIR,
+        tracker=tracker,
+        session=session,
     )
     metrics = {
         "parameters": num_parameters(model),

@@ -10,6 +10,7 @@ import torch
 from minillm.errors import NonFiniteError
 from minillm.models import load_saved
 from minillm.types import StepReport
+from tasks.session import Session
 from tasks.supervised import best_row, publish_best
 from tasks.tracking import Tracker
 from tests import tiny
@@ -35,12 +36,13 @@ def scripted(model: Any, losses: list[float], fails_after: int | None = None) ->
 def publish(reports: Iterator[StepReport], model: Any, tracker: Tracker) -> list[dict[str, float]]:
     return publish_best(
         "warmup",
-        reports,
+        lambda state: reports,
         model,
         word_tokenizer(WORDS),
         num_steps=3,
         published_dir=Path("models/warmup"),
         tracker=tracker,
+        session=Session("warmup", dict, 60.0),
     )
 
 
@@ -63,8 +65,9 @@ def test_a_run_that_diverges_publishes_nothing_and_names_the_last_good_weights(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     model = tiny.tiny_llama(1)
-    with pytest.raises(NonFiniteError, match=r"stage warmup: step 3: .*state/warmup/best, of step 1"):
+    with pytest.raises(NonFiniteError, match=r"stage warmup: step 3: .*state/training/warmup/\w+/best, of step 1"):
         publish(scripted(model, [3.0, 1.0, 2.0, 4.0], fails_after=3), model, quiet_tracker)
     assert not Path("models/warmup").exists()
-    kept = load_saved(Path("state/warmup/best"), torch.float32, torch.device("cpu"))
+    (best_dir,) = Path("state/training/warmup").glob("*/best")
+    kept = load_saved(best_dir, torch.float32, torch.device("cpu"))
     assert float(kept.lm_head.weight[0, 0].detach()) == 1.0

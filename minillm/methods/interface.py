@@ -84,6 +84,12 @@ class Method(Protocol):
     def observe(self, scores: Mapping[str, float]) -> None:
         """Take notice of validation scores."""
 
+    def state(self) -> Mapping[str, Any]:
+        """Return what the method carries from phase to phase, for JSON."""
+
+    def restore(self, values: Mapping[str, Any]) -> None:
+        """Take what `state` returned."""
+
 
 def phase_indices(num_rows: int, num_picked: int, *, phase: int, seed: int) -> list[int]:
     """Return the rows of a phase (from 1): consecutive pieces of epochs, each epoch shuffled anew."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from minillm.divergences import Divergence
 from minillm.generation import all_responses, generate_responses
@@ -31,6 +32,15 @@ class GeneralizedDistillation:
     def observe(self, scores: Mapping[str, float]) -> None:
         """Let the share follow the validation loss."""
         self._share.observe(scores)
+
+    def state(self) -> Mapping[str, Any]:
+        """Return the share of student samples and the samples kept for replay."""
+        return {"share": self._share.state(), "replay": self._buffer.state()}
+
+    def restore(self, values: Mapping[str, Any]) -> None:
+        """Take both."""
+        self._share.restore(values["share"])
+        self._buffer.restore(values["replay"])
 
     def collect(self, phase: int) -> tuple[ScoredTexts, Mapping[str, float]]:
         """Return rows of data, fresh samples and replayed samples, with the teacher's states."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -84,6 +85,13 @@ class PolicyGradient:
 
     def observe(self, scores: Mapping[str, float]) -> None:
         """Nothing adapts."""
+
+    def state(self) -> Mapping[str, Any]:
+        """Return nothing: every phase is a function of its number and the weights."""
+        return {}
+
+    def restore(self, values: Mapping[str, Any]) -> None:
+        """Nothing to take."""
 
     def collect(self, phase: int) -> tuple[Experience, Mapping[str, float]]:
         """Return the rollouts of a phase with their advantages; the metrics are those before any refill."""

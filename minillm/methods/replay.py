@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from minillm.draws import Stream, generator
 
@@ -30,6 +31,15 @@ class ReplayBuffer:
         """Keep the samples, dropping the oldest beyond the capacity."""
         self._samples.extend(samples)
 
+    def state(self) -> list[list[Any]]:
+        """Return the samples, oldest first, for JSON."""
+        return [[sample.index, sample.response_ids] for sample in self._samples]
+
+    def restore(self, samples: Sequence[Sequence[Any]]) -> None:
+        """Take what `state` returned in the place of what there is."""
+        self._samples.clear()
+        self._samples.extend(Sample(index, response_ids) for index, response_ids in samples)
+
     def draw(self, num_samples: int, *, seed: int, phase: int) -> list[Sample]:
         """Return kept samples, each drawn uniformly with replacement."""
         places = generator(seed, Stream.REPLAY, phase).integers(len(self._samples), size=num_samples)
@@ -46,6 +56,14 @@ class OnPolicyShare:
         self.value = start
         self._step = step
         self._last_loss = float("inf")
+
+    def state(self) -> list[float]:
+        """Return the share and the last loss."""
+        return [self.value, self._last_loss]
+
+    def restore(self, values: Sequence[float]) -> None:
+        """Take what `state` returned."""
+        self.value, self._last_loss = values
 
     def observe(self, scores: Mapping[str, float]) -> None:
         """Raise the share if the validation loss is above the one before."""

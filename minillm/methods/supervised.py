@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from minillm.divergences import Divergence
 from minillm.logprobs import token_logprobs
@@ -22,6 +23,13 @@ class _Supervised:
 
     def observe(self, scores: Mapping[str, float]) -> None:
         """Nothing adapts."""
+
+    def state(self) -> Mapping[str, Any]:
+        """Return nothing: every phase is a function of its number and the weights."""
+        return {}
+
+    def restore(self, values: Mapping[str, Any]) -> None:
+        """Nothing to take."""
 
     def _rows(self, phase: int) -> list[int]:
         config = self._run.config

@@ -1,0 +1,213 @@
+"""`python -m tests.chaos [--short]`: kill the stages that train, let them go on, and compare with a run left alone.
+
+Each stage runs as its own process on the tiny pipeline of the tests. It is killed (SIGKILL) at random moments and at
+every named failpoint, also while it resumes; what it publishes in the end must be the same, byte for byte. A control
+changes one part of a checkpoint under a valid manifest: the comparison must notice. Result: metrics/chaos.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from flows.environment import child_environment
+from minillm.checkpoint import Checkpoints
+from minillm.digests import content_sha256
+from minillm.failpoints import VARIABLE
+from tests.imports import ROOT
+from tests.tiny_pipeline import command, new_repository, set_knob
+
+STAGES = {
+    "teacher": ["models/teacher", "metrics/teacher.json", "plots/teacher.tsv"],
+    "warmup": ["models/warmup", "metrics/warmup.json", "plots/warmup.tsv"],
+    "distill": ["models/student", "metrics/distill.json", "plots/distill.tsv"],
+}
+PLACES = [
+    "optimizer.before_step:3",
+    "optimizer.after_step:3",
+    "checkpoint.file_written:1",
+    "checkpoint.file_written:5",
+    "checkpoint.before_manifest:2",
+    "checkpoint.before_rename:2",
+    "checkpoint.after_rename:1",
+    "checkpoint.before_prune:1",
+    "publish.copied:1",
+    "publish.removed:1",
+    "publish.replaced:1",
+]
+ONLY_DISTILL = ["rollout.sampled:2"]
+SHORT_PLACES = ["optimizer.after_step:3", "publish.removed:1"]
+NUM_RANDOM = 20
+_IN_THIRD_PHASE = "optimizer.before_step:9"
+_RESUMED = re.compile(r"going on behind step (\d+)")
+_TIMEOUT_S = 300
+
+
+@dataclass
+class Findings:
+    """What a campaign found; a lost step is one that a checkpoint held and that was trained again."""
+
+    kills: int = 0
+    divergences: int = 0
+    lost_steps: int = 0
+    manual_repairs: int = 0
+    control_detected: bool = False
+    cases: list[str] = field(default_factory=list)
+
+
+class Campaign:
+    """One stage of one repository, against what it publishes when it is left alone."""
+
+    def __init__(self, root: Path, stage: str, findings: Findings) -> None:
+        self._root, self._stage, self._found = root, stage, findings
+        self._clear()
+        start = time.monotonic()
+        assert self._run().returncode == 0
+        self.time_s = time.monotonic() - start
+        self._expected = self._published()
+
+    def kill_at(self, *places: str) -> None:
+        """Kill one run after the other at failpoints, then let one end."""
+        self._clear()
+        for place in places:
+            self._killed(self._run({VARIABLE: f"{place}:kill"}))
+        self._finish(f"{self._stage} at {', then '.join(places)}")
+
+    def kill_after(self, *seconds: float) -> None:
+        """Kill one run after the other after a time, then let one end."""
+        self._clear()
+        for limit_s in seconds:
+            self._killed(self._run(limit_s=limit_s))
+        self._finish(f"{self._stage} after {', then '.join(f'{limit_s:.1f} s' for limit_s in seconds)}")
+
+    def control(self) -> None:
+        """Forget the optimizer's moments in a checkpoint that is otherwise whole; the end must differ."""
+        self._clear()
+        self._run({VARIABLE: f"{_IN_THIRD_PHASE}:kill"})
+        (directory,) = self._state_dir().iterdir()
+        checkpoints = Checkpoints(directory)
+        found = checkpoints.newest()
+        assert found is not None
+        state, best = found
+        assert state.tensors["optimizer"]
+        lost = {name: torch.zeros_like(value) for name, value in state.tensors["optimizer"].items()}
+        kept = Path(shutil.copytree(best, directory / "control"))
+        checkpoints.save(replace(state, tensors={**state.tensors, "optimizer": lost}), kept)
+        assert self._run().returncode == 0
+        self._found.control_detected = self._published() != self._expected
+
+    def _killed(self, done: subprocess.CompletedProcess[str]) -> None:
+        self._found.kills += done.returncode == -signal.SIGKILL
+
+    def _finish(self, case: str) -> None:
+        newest = max((int(path.name[5:]) for path in self._state_dir().glob("*/step-*")), default=0)
+        done = self._run()
+        resumed = _RESUMED.search(done.stdout)
+        lost = newest - (int(resumed[1]) if resumed else 0)
+        is_same = done.returncode == 0 and self._published() == self._expected
+        left = list(self._root.rglob(".*.tmp")) + list(self._state_dir().glob("*"))
+        self._found.manual_repairs += done.returncode != 0
+        self._found.divergences += not is_same
+        self._found.lost_steps += lost
+        outcome = "same" if is_same else f"DIFFERS (exit {done.returncode}) {done.stderr[-300:]}"
+        self._found.cases.append(f"{case}: {outcome}, lost {lost}, left {[path.name for path in left]}")
+        print(self._found.cases[-1], flush=True)
+        self._found.divergences += bool(left)
+
+    def _run(
+        self, environment: dict[str, str] | None = None, limit_s: float = _TIMEOUT_S
+    ) -> subprocess.CompletedProcess[str]:
+        arguments = [sys.executable, "-m", "tasks", self._stage]
+        variables = {**child_environment(environment or {}), "OMP_NUM_THREADS": "1"}
+        with subprocess.Popen(
+            arguments, cwd=self._root, env=variables, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as process:
+            try:
+                output, errors = process.communicate(timeout=limit_s)
+            except subprocess.TimeoutExpired:
+                os.kill(process.pid, signal.SIGKILL)
+                output, errors = process.communicate()
+        return subprocess.CompletedProcess(arguments, process.returncode, output, errors)
+
+    def _published(self) -> dict[str, str]:
+        return {name: content_sha256(self._root / name) for name in STAGES[self._stage] if (self._root / name).exists()}
+
+    def _clear(self) -> None:
+        """Do as DVC does before a stage: remove its outputs; its state is that of no run."""
+        shutil.rmtree(self._state_dir(), ignore_errors=True)
+        for name in STAGES[self._stage]:
+            path = self._root / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+    def _state_dir(self) -> Path:
+        return self._root / "state/training" / self._stage
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the campaign, write its result and return 0 when nothing was lost and the control was noticed."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--short", action="store_true", help="a few kills, in minutes")
+    is_short = parser.parse_args(arguments).short
+    with tempfile.TemporaryDirectory(prefix="minillm-chaos-") as name:
+        found = campaign(prepared_repository(Path(name)), is_short)
+    result = {key: value for key, value in vars(found).items() if key != "cases"}
+    (ROOT / "metrics").mkdir(exist_ok=True)
+    (ROOT / "metrics/chaos.json").write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result))
+    return int(bool(found.divergences or found.lost_steps or found.manual_repairs) or not found.control_detected)
+
+
+def prepared_repository(root: Path) -> Path:
+    """Return a tiny repository in which every stage has run once."""
+    new_repository(root)
+    for stage in ("teacher", "warmup"):
+        set_knob(root, f"{stage}.sft.num_steps", 6)
+    set_knob(root, "distill.num_phases", 4)
+    set_knob(root, "checkpoint.every_s", 0)
+    set_knob(root, "tracking.enabled", False)
+    for stage in ("prepare", *STAGES):
+        command(root, sys.executable, "-m", "tasks", stage)
+    return root
+
+
+def campaign(root: Path, is_short: bool) -> Findings:
+    """Kill every stage and return what was found."""
+    found, draw = Findings(), random.Random(0)
+    for stage in STAGES:
+        each = Campaign(root, stage, found)
+        for places in _places(stage, is_short):
+            each.kill_at(*places)
+        if not is_short:
+            for _ in range(NUM_RANDOM):
+                each.kill_after(draw.uniform(0.2, 1.0) * each.time_s)
+            each.kill_after(*(draw.uniform(0.5, 1.0) * each.time_s for _ in range(4)))
+    each.control()
+    return found
+
+
+def _places(stage: str, is_short: bool) -> Iterator[tuple[str, ...]]:
+    """Yield what one case is killed at, in turn; the last ones are killed again while they resume."""
+    if is_short:
+        yield from ((place,) for place in SHORT_PLACES)
+    else:
+        yield from ((place,) for place in PLACES)
+        yield from ((place,) for place in ONLY_DISTILL if stage == "distill")
+    yield "optimizer.before_step:3", "session.resumed:1", "checkpoint.before_rename:1"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
