@@ -12,16 +12,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from minillm.config import Params
 from minillm.digests import content_sha256
 from minillm.errors import UserError
 from minillm.params import load_params, read_yaml
 from minillm.stopwatch import RSS_UNITS_PER_MIB
-from tasks.session import Session
 from tasks.storage import STATE_DIR, write_json
 from tasks.tracking import open_tracker
+
+if TYPE_CHECKING:
+    from tasks.session import Session
 
 STAGES = ("prepare", "teacher", "warmup", "distill", "evaluate", "report")
 COST_DIR = STATE_DIR / "cost"  # outside every output: no two runs cost the same
@@ -35,14 +37,13 @@ def run_stage(name: str) -> None:
     with recorded_cost(name):
         run = importlib.import_module(f"tasks.{name}").run
         before = _fingerprint(name, run, params)
-        session = Session(name, lambda: _identity(name, run, params), params.checkpoint.every_s)
+        sessions = _sessions(name, run, params)
         with open_tracker(name, params) as tracker:
-            given = {"tracker": tracker, "session": session}
-            needed = inspect.signature(run).parameters
-            run(**stage_arguments(run, params), **{key: given[key] for key in given if key in needed})
+            run(**stage_arguments(run, params), tracker=tracker, **sessions)
             if _fingerprint(name, run, load_params(_PARAMS_PATH)) != before:
                 raise UserError(f"stage {name}: its parameters or inputs were edited while it ran; run it again")
-        session.close()
+        for session in sessions.values():
+            session.close()
 
 
 @contextmanager
@@ -83,6 +84,15 @@ def _fingerprint(name: str, run: Callable[..., None], params: Params) -> str:
     sections = params.model_dump(mode="json", include=set(stage_sections(run)))
     files = [_file_state(path) for path in _dependency_files(name, params)]
     return hashlib.sha256(json.dumps([sections, files]).encode()).hexdigest()
+
+
+def _sessions(name: str, run: Callable[..., None], params: Params) -> dict[str, Session]:
+    """Return the session of a stage that takes one, by the name of the argument."""
+    if "session" not in inspect.signature(run).parameters:
+        return {}
+    from tasks.session import Session  # which loads torch
+
+    return {"session": Session(name, lambda: _identity(name, run, params), params.checkpoint.every_s)}
 
 
 def _identity(name: str, run: Callable[..., None], params: Params) -> dict[str, Any]:
