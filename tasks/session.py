@@ -6,12 +6,16 @@ import json
 import logging
 import platform
 import shutil
+import signal
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 from minillm.checkpoint import Checkpoints
 from minillm.digests import digest
@@ -22,6 +26,8 @@ from tasks.storage import STATE_DIR, read_json, write_json
 _log = logging.getLogger(__name__)
 
 _KEY_LENGTH = 16
+STEP_GRACE_S = 5.0  # for the step that runs at SIGTERM; the checkpoint has the rest of the time until SIGKILL
+_SIGTERM_EXIT = 128 + signal.SIGTERM
 _COST_SHARE = 20  # a checkpoint takes at most a twentieth of the time
 _VERSIONS = ("torch", "transformers", "numpy", "safetensors")
 
@@ -38,7 +44,7 @@ class Session:
     def __init__(self, stage: str, inputs: Callable[[], Mapping[str, Any]], every_s: float) -> None:
         self._stage_dir, self._inputs, self._every_s = STATE_DIR / "training" / stage, inputs, every_s
         self._directory = self._stage_dir / "unopened"
-        self._last_s, self._cost_s = time.monotonic(), 0.0
+        self._last_s, self._cost_s, self._is_ending = time.monotonic(), 0.0, False
 
     @property
     def best_dir(self) -> Path:
@@ -61,13 +67,39 @@ class Session:
         _log.info("%s: going on behind step %d", self._stage_dir.name, state.step)
         return replace(state, values=state.values["loop"]), state.values["curve"]
 
+    @contextmanager
+    def ending_on_sigterm(self) -> Iterator[None]:
+        """On SIGTERM let the step end, write a checkpoint and leave with 143; drop a step that takes too long."""
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGALRM)}
+        signal.signal(signal.SIGTERM, self._begin_to_end)
+        signal.signal(signal.SIGALRM, _leave)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+    def _begin_to_end(self, number: int, frame: FrameType | None) -> None:
+        if not self._is_ending:
+            self._is_ending = True
+            signal.setitimer(signal.ITIMER_REAL, STEP_GRACE_S)
+
     def offer(self, report: StepReport, curve: Curve) -> None:
-        """Write a checkpoint of the step just reported if it is time for one."""
+        """Write a checkpoint of the step just reported if it is time for one, and leave if that was asked for."""
+        if report.state is not None and (self._is_ending or self._is_due()):
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            self._save(report.state(), curve)
+        if self._is_ending:
+            _log.info("%s: stopped; the next run goes on behind step %d", self._stage_dir.name, report.step)
+            sys.exit(_SIGTERM_EXIT)
+
+    def _is_due(self) -> bool:
+        gap_s = max(self._every_s, _COST_SHARE * self._cost_s) if self._every_s else 0.0
+        return time.monotonic() - self._last_s >= gap_s
+
+    def _save(self, state: TrainingState, curve: Curve) -> None:
         start_s = time.monotonic()
-        is_due = start_s - self._last_s >= max(self._every_s, _COST_SHARE * self._cost_s if self._every_s else 0.0)
-        if report.state is None or not is_due:
-            return
-        state = report.state()
         values = {"loop": state.values, "curve": curve}
         Checkpoints(self._directory).save(replace(state, values=values), self.best_dir)
         self._last_s = time.monotonic()
@@ -82,6 +114,11 @@ class Session:
             if path.parent != self._directory:
                 names = ", ".join(_differences(read_json(path), json.loads(json.dumps(identity))))
                 _log.info("%s: an unfinished run with another %s is left aside", self._stage_dir.name, names)
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    _log.info("stopped in the middle of a step; the next run goes on from the last checkpoint")
+    sys.exit(_SIGTERM_EXIT)
 
 
 def _arithmetic() -> dict[str, Any]:

@@ -42,12 +42,13 @@ def publish_best(
     for row in curve:
         tracker.log(int(row["step"]), {name: value for name, value in row.items() if name not in _OF_ROWS})
     try:
-        for report in progress(train(state), stage, total=num_steps + 1, num_done=len(curve)):
-            if report.is_best:
-                save_model(model, tokenizer, session.best_dir)
-            tracker.log(report.step, report.metrics)
-            curve.append(_curve_row(report))
-            session.offer(report, curve)
+        with session.ending_on_sigterm():
+            for report in progress(train(state), stage, total=num_steps + 1, num_done=len(curve)):
+                if report.is_best:
+                    save_model(model, tokenizer, session.best_dir)
+                tracker.log(report.step, report.metrics)
+                curve.append(_curve_row(report))
+                session.offer(report, curve)
     except NonFiniteError as error:
         good = f"; best weights so far: {session.best_dir}, of step {best_row(curve)['step']:.0f}" if curve else ""
         raise NonFiniteError(f"stage {stage}: {error}{good}") from error
