@@ -56,6 +56,7 @@ def sampled_batches(
     decoding: Decoding,
     teacher_mix_alpha: float = 0.0,
     group_size: int = 1,
+    keep_student_states: bool = False,
 ) -> Iterator[tuple[list[int], Responses]]:
     """Yield per batch the indices of its prompts and the responses; with a teacher, also the teacher's states.
 
@@ -80,6 +81,7 @@ def sampled_batches(
             top_p=decoding.top_p,
             end_id=decoding.end_id,
             pad_id=decoding.pad_id,
+            keep_student_states=keep_student_states,
             keep_teacher_states=teacher is not None,
         )
         yield indices, responses

@@ -60,20 +60,17 @@ def collect_rollout(
     `group_size`) are sampled independently of each other.
     """
     row_ids = range(first_row_id, first_row_id + len(prompts))
-    rows: list[_Row] = [_Row([], torch.empty(0))] * len(prompts)
-    for indices, responses in sampled_batches(
-        actors.sampler, actors.teacher_sampler, prompts, row_ids, decoding, teacher_mix_alpha, group_size
-    ):
-        for index, row in zip(indices, _rows(responses), strict=True):
-            rows[index] = row
-        num_positions, num_calls = responses.student_reads.num_positions, responses.teacher_reads.num_calls
-        stopwatch.count(rollout_positions=num_positions, teacher_calls=num_calls)
+    rows = _sampled_rows(actors, prompts, row_ids, decoding, teacher_mix_alpha, group_size, stopwatch)
     texts = padded_texts(prompts, [row.response_ids for row in rows], decoding.pad_id, compute.device)
     stopwatch.count(rollout_tokens=sum(texts.lengths()) - len(rows))  # no model reads a response's last token
     states = pad_sequence([row.teacher_states for row in rows], batch_first=True).to(compute.dtype)
+    own = [row.student_states for row in rows if row.student_states is not None]
     failpoint("rollout.sampled")
     with stopwatch.part("score"):
-        student = response_logprobs(actors.student, texts, score_batch_tokens, decoding.temperature, compute)
+        if own:
+            student = kept_logprobs(actors.student, texts, torch.cat(own), decoding.temperature, compute)
+        else:
+            student = response_logprobs(actors.student, texts, score_batch_tokens, decoding.temperature, compute)
         teacher = kept_logprobs(actors.teacher, texts, states[texts.response_mask], decoding.temperature, compute)
     return Rollout(
         **vars(texts),
@@ -84,16 +81,43 @@ def collect_rollout(
     )
 
 
+def _sampled_rows(
+    actors: Actors,
+    prompts: Sequence[Sequence[int]],
+    row_ids: Sequence[int],
+    decoding: Decoding,
+    teacher_mix_alpha: float,
+    group_size: int,
+    stopwatch: Stopwatch,
+) -> list[_Row]:
+    """Return a row for each prompt; the student's states are those of the update where it is itself sampled from."""
+    rows: list[_Row] = [_Row([], None, torch.empty(0))] * len(prompts)
+    models, is_student = (actors.sampler, actors.teacher_sampler), actors.sampler is actors.student
+    for indices, responses in sampled_batches(
+        *models, prompts, row_ids, decoding, teacher_mix_alpha, group_size, keep_student_states=is_student
+    ):
+        for index, row in zip(indices, _rows(responses), strict=True):
+            rows[index] = row
+        num_positions, num_calls = responses.student_reads.num_positions, responses.teacher_reads.num_calls
+        stopwatch.count(rollout_positions=num_positions, teacher_calls=num_calls)
+    return rows
+
+
 class _Row(NamedTuple):
+    """States (T, H) from which the models predict each token; the student's if it was itself that was sampled from."""
+
     response_ids: list[int]
-    teacher_states: Tensor  # (T, H)
+    student_states: Tensor | None
+    teacher_states: Tensor
 
 
 def _rows(responses: Responses) -> Iterator[_Row]:
     assert responses.teacher_states is not None
-    columns = responses.response_ids, responses.teacher_states, responses.response_mask
-    for ids, states, kept in zip(*columns, strict=True):
-        yield _Row(ids[kept].tolist(), states[kept])
+    own = responses.student_states
+    for place, (ids, states, kept) in enumerate(
+        zip(responses.response_ids, responses.teacher_states, responses.response_mask, strict=True)
+    ):
+        yield _Row(ids[kept].tolist(), None if own is None else own[place][kept], states[kept])
 
 
 @torch.no_grad()

@@ -32,12 +32,13 @@ class Responses:
 
     response_ids: (B, T) int64, padded on the right.
     response_mask: (B, T) bool, true through the first end token.
-    teacher_states: (B, T, H), from which the teacher predicts each token, if they were asked for.
+    student_states, teacher_states: (B, T, H), from which each model predicts every token, if they were asked for.
     student_reads, teacher_reads: what drawing them took.
     """
 
     response_ids: Tensor
     response_mask: Tensor
+    student_states: Tensor | None
     teacher_states: Tensor | None
     student_reads: Reads
     teacher_reads: Reads
@@ -63,6 +64,7 @@ def sample_responses(
     top_p: float,
     end_id: int,
     pad_id: int,
+    keep_student_states: bool = False,
     keep_teacher_states: bool = False,
 ) -> Responses:
     """Return one response per prompt of at most T tokens.
@@ -71,11 +73,13 @@ def sample_responses(
     uniforms: (B, T) draws in [0, 1) for the inverse cumulative distribution; None decodes greedily.
     teacher_picks: (B, T) bool, whether the teacher supplies the distribution (`teacher` may be None if it never does).
     temperature, top_k, top_p: applied inside each model, before mixing.
-    keep_teacher_states: the teacher then reads every token once, those that it never picks after at the end.
+    keep_student_states, keep_teacher_states: the model then reads every token once, those after its last pick at the
+        end.
     """
     (num_rows, num_tokens), device = teacher_picks.shape, prompts.prompt_ids.device
+    own_states = _empty_states(student, num_rows, num_tokens) if keep_student_states else None
     states = _empty_states(teacher, num_rows, num_tokens) if keep_teacher_states else None
-    decoders = [_decoder(student, prompts, num_tokens)]
+    decoders = [_decoder(student, prompts, num_tokens, own_states)]
     if teacher_picks.any():
         decoders.append(_decoder(teacher, prompts, num_tokens, states))
     choice = _Choice(decoders, teacher_picks)
@@ -95,12 +99,17 @@ def sample_responses(
         drawn.retire_finished(decoders)
     num_tokens = int(drawn.mask.any(dim=0).sum())
     ids, mask = drawn.ids[:, :num_tokens], drawn.mask[:, :num_tokens]
+    if own_states is not None:
+        own_states = own_states[:, :num_tokens]
+        decoders[0].flush()
     if states is not None:
         states = states[:, :num_tokens]
         if len(decoders) == 1:
             decoders.append(_reader(teacher, prompts, ids, states))
         decoders[1].flush()
-    return Responses(ids, mask, states, decoders[0].reads, decoders[1].reads if len(decoders) > 1 else Reads())
+    return Responses(
+        ids, mask, own_states, states, decoders[0].reads, decoders[1].reads if len(decoders) > 1 else Reads()
+    )
 
 
 class _Choice:
@@ -148,9 +157,9 @@ class _Drawn:
         self.active, self.running = self.active[rows], self.running[rows]
 
 
-def _empty_states(teacher: Any, num_rows: int, num_tokens: int) -> Tensor:
-    width = (teacher if isinstance(teacher, LeanModel) else Head.of(teacher)).state_size
-    return torch.zeros(num_rows, num_tokens, width, dtype=teacher.dtype, device=teacher.device)
+def _empty_states(model: Any, num_rows: int, num_tokens: int) -> Tensor:
+    width = (model if isinstance(model, LeanModel) else Head.of(model)).state_size
+    return torch.zeros(num_rows, num_tokens, width, dtype=model.dtype, device=model.device)
 
 
 def _reader(teacher: Any, prompts: PromptBatch, response_ids: Tensor, states: Tensor) -> Decoder:

@@ -294,7 +294,7 @@ def ended(ids: Tensor, end_id: int) -> Tensor:
 @pytest.mark.parametrize("prepared", [lambda model: model, decodable], ids=["generic", "chosen"])
 @pytest.mark.parametrize("make_model", tiny.ARCHITECTURES.values(), ids=tiny.ARCHITECTURES.keys())
 @pytest.mark.parametrize("alpha", [0.0, 0.4, 0.9])
-def test_the_teachers_states_are_those_of_one_forward_of_each_row(make_model: Any, prepared: Any, alpha: float) -> None:
+def test_the_kept_states_are_those_of_one_forward_of_each_row(make_model: Any, prepared: Any, alpha: float) -> None:
     """Rows end at different places and retire; every state that predicts a token is there, whoever drew the token."""
     student, teacher = make_model(1), make_model(2)
     rows, num_tokens, num_rows = tiny.random_rows(9, 1, 9, seed=3), 12, 9
@@ -312,6 +312,7 @@ def test_the_teachers_states_are_those_of_one_forward_of_each_row(make_model: An
         top_p=1.0,
         end_id=end_id,
         pad_id=tiny.PAD_ID,
+        keep_student_states=True,
         keep_teacher_states=True,
     )
     assert out.response_ids.tolist() == ended(plain.response_ids, end_id)[:, : out.response_ids.shape[1]].tolist()
@@ -322,4 +323,6 @@ def test_the_teachers_states_are_those_of_one_forward_of_each_row(make_model: An
         ids = torch.tensor([prompt + out.response_ids[row, :length].tolist()])
         with torch.no_grad():
             expected = teacher.base_model(ids).last_hidden_state[0, len(prompt) - 1 : -1]
+            own = student.base_model(ids).last_hidden_state[0, len(prompt) - 1 : -1]
+        assert torch.allclose(out.student_states[row, :length], own, atol=2e-5)
         assert torch.allclose(out.teacher_states[row, :length], expected, atol=2e-5)
