@@ -203,10 +203,14 @@ def test_the_flow_asks_for_no_retry_no_cache_and_keeps_no_result(prefect_api: No
 
 
 def test_the_progress_lines_of_the_stages_are_understood() -> None:
-    progress = parse_progress(_line("teacher: training", 20, 80, 10.0))
+    progress = parse_progress(_line("teacher: training", 20, 80, 10.0, 0))
     assert progress is not None
     assert (progress.name, progress.percent) == ("teacher: training", 25.0)
     assert progress.text == "teacher: training: 20 of 80, 2.00/s, 0:30 left"
+
+
+def test_the_rate_of_a_stage_that_goes_on_counts_what_it_did_itself() -> None:
+    assert _line("teacher", 50, 80, 10.0, 30) == "teacher: 50/80 (62%) 2.00/s ETA 0:15"
 
 
 @pytest.mark.parametrize("line", ["", "loss 1/2", "x: 1/0 (0%) 1.00/s ETA 0:00", "x: 1/2 (50%) 1.00/s ETA 0:01 now"])

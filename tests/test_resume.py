@@ -46,7 +46,7 @@ def distilled(method: str, model: Any, resumed: TrainingState | None = None, **s
     run = tiny_run(config, model, tiny.tiny_llama(2, num_layers=3), examples(10, seed=3))
 
     def validate(actors: Actors) -> dict[str, float]:
-        value = float(sum(parameter.double().abs().mean() for parameter in actors.student.parameters()))
+        value = float(sum(parameter.detach().double().abs().mean() for parameter in actors.student.parameters()))
         return {"validation/reverse_kl": abs(value - 1.7), "validation/loss": value}
 
     return distill(run, validate, resumed)
