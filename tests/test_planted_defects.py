@@ -54,12 +54,12 @@ PUBLISHED = {
         'if returns_from == "next":',
         'if returns_from == "never":',
     ),
-    "missing position ids with left padding": (
-        "minillm/logprobs.py",
-        "position_ids=position_ids(mask), use_cache=False",
-        "use_cache=False",
+    "positions that run on from text to text": (
+        "minillm/packed_rows.py",
+        "position_ids=columns.nonzero()[:, 1][None],",
+        "position_ids=None,",
     ),
-    "missing position ids in decoding": (
+    "missing position ids with left padding": (
         "minillm/decoders.py",
         "            position_ids=position_ids(mask)[:, -token_ids.shape[1] :],\n",
         "",
@@ -128,7 +128,11 @@ SILENT = {
         "if temperature == 1:",
         "if True:",
     ),
-    "no temperature in the sampler": ("minillm/sampling.py", ".next_logits() / temperature", ".next_logits()"),
+    "no temperature in the sampler": (
+        "minillm/sampling.py",
+        "(drawn.active, position) / temperature",
+        "(drawn.active, position)",
+    ),
     "every phase draws alike": ("minillm/methods/interface.py", "replace(self.decoding, step=phase)", "self.decoding"),
     "one draw for a whole group": (
         "minillm/rollout.py",
@@ -147,8 +151,8 @@ SILENT = {
     ),
     "every validation is best": (
         "minillm/distiller.py",
-        "is_best=bool(scores) and best.improves(scores))",
-        "is_best=bool(scores))",
+        "bool(scores) and best.improves(scores), phase",
+        "bool(scores), phase",
     ),
     "the sampler never learns": ("minillm/distiller.py", "        refresh_sampler(actors)\n", ""),
     "the mixture never moves": (
