@@ -16,7 +16,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: help run test check ui seeds compare bench chaos chaos-short clean
 
 help: ## show the targets
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## */\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## */\t/' | expand -t 14
 
 run: $(VENV)/.installed ## run the pipeline (what is up to date is skipped) and show the results
 	$(BIN)/python -m flows.local

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from minillm.digests import content_sha256
+from minillm.durable import sync
 from minillm.errors import UserError
 from minillm.failpoints import failpoint
 from minillm.types import TrainingState
@@ -119,15 +120,6 @@ def _files(state: TrainingState) -> Iterator[tuple[str, Callable[[Path], object]
 
 def _write_text(text: str, path: Path) -> None:
     path.write_text(text, encoding="utf-8")
-
-
-def sync(path: Path) -> None:
-    """Have the system write a file or a directory's entries to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _read(path: Path) -> TrainingState:

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from minillm.durable import sync
+
 PREPARED_DIR = Path("data/prepared")
 TRAIN_PATH = PREPARED_DIR / "train.parquet"
 VALIDATION_PATH = PREPARED_DIR / "validation.parquet"
@@ -33,16 +35,8 @@ def replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     yield temporary
-    _sync(temporary)
+    sync(temporary)
     os.replace(temporary, path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_json(path: Path, content: Any) -> None:
