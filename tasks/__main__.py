@@ -1,4 +1,4 @@
-"""Run one stage: `python -m tasks STAGE`, or apply a preset: `python -m tasks preset NAME`."""
+"""Run one stage: `python -m tasks STAGE`; apply a preset: `preset NAME`; send MLflow what waits for it: `sync`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 from minillm.errors import NonFiniteError, UserError
@@ -22,7 +23,7 @@ _SIGNAL_EXIT_BASE = 128
 def main(arguments: list[str] | None = None) -> int:
     """Return the exit code of one stage or preset; users' mistakes end in one line each, without a traceback."""
     parser = argparse.ArgumentParser(prog="python -m tasks", description=__doc__)
-    parser.add_argument("stage", choices=[*STAGES, "preset"], help="a stage of dvc.yaml, or `preset`")
+    parser.add_argument("stage", choices=[*STAGES, "preset", "sync"], help="a stage of dvc.yaml, `preset`, or `sync`")
     parser.add_argument("name", nargs="?", help="with `preset`: a name in configs/, or a path to an overlay")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
@@ -59,14 +60,24 @@ def _quieten_libraries() -> None:
 
 
 def _dispatch(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    if options.stage != "preset":
+    if options.stage in STAGES:
         run_stage(options.stage)
+    elif options.stage == "sync":
+        _sync()
     elif options.name is None:
         parser.error("preset needs a name")
     else:
         from tasks.preset import apply_preset
 
         print(apply_preset(options.name))
+
+
+def _sync() -> None:
+    from minillm.params import load_params
+    from tasks.tracking import sync_records
+
+    num_left = sync_records(load_params(Path("params.yaml")))
+    print(f"MLflow: {num_left} runs still have records to come" if num_left else "MLflow has every record")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ _SIGTERM_EXIT = 128 + signal.SIGTERM
 _COST_SHARE = 20  # a checkpoint takes at most a twentieth of the time
 _VERSIONS = ("torch", "transformers", "numpy", "safetensors")
 
-Curve = list[dict[str, float]]
+History = list[dict[str, float]]  # a row for each step that was reported
 
 
 class Session:
@@ -51,8 +51,8 @@ class Session:
         """Return where the best weights so far go."""
         return self._directory / "best"
 
-    def resume(self) -> tuple[TrainingState | None, Curve]:
-        """Return the state to go on from and the curve up to it; nothing when this run has not been begun before."""
+    def resume(self) -> tuple[TrainingState | None, History]:
+        """Return the state to go on from and the history up to it; nothing when this run has not been begun before."""
         identity = {**self._inputs(), **_arithmetic()}
         self._directory = self._stage_dir / digest(identity).hex()[:_KEY_LENGTH]
         self._tell_others(identity)
@@ -65,7 +65,7 @@ class Session:
         shutil.copytree(best, self.best_dir)
         failpoint("session.resumed")
         _log.info("%s: going on behind step %d", self._stage_dir.name, state.step)
-        return replace(state, values=state.values["loop"]), state.values["curve"]
+        return replace(state, values=state.values["loop"]), state.values["history"]
 
     @contextmanager
     def ending_on_sigterm(self) -> Iterator[None]:
@@ -85,11 +85,11 @@ class Session:
             self._is_ending = True
             signal.setitimer(signal.ITIMER_REAL, STEP_GRACE_S)
 
-    def offer(self, report: StepReport, curve: Curve) -> None:
+    def offer(self, report: StepReport, history: History) -> None:
         """Write a checkpoint of the step just reported if it is time for one, and leave if that was asked for."""
         if report.state is not None and (self._is_ending or self._is_due()):
             signal.setitimer(signal.ITIMER_REAL, 0)
-            self._save(report.state(), curve)
+            self._save(report.state(), history)
         if self._is_ending:
             _log.info("%s: stopped; the next run goes on behind step %d", self._stage_dir.name, report.step)
             sys.exit(_SIGTERM_EXIT)
@@ -98,9 +98,9 @@ class Session:
         gap_s = max(self._every_s, _COST_SHARE * self._cost_s) if self._every_s else 0.0
         return time.monotonic() - self._last_s >= gap_s
 
-    def _save(self, state: TrainingState, curve: Curve) -> None:
+    def _save(self, state: TrainingState, history: History) -> None:
         start_s = time.monotonic()
-        values = {"loop": state.values, "curve": curve}
+        values = {"loop": state.values, "history": history}
         Checkpoints(self._directory).save(replace(state, values=values), self.best_dir)
         self._last_s = time.monotonic()
         self._cost_s = self._last_s - start_s

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,6 +59,11 @@ def write_curve(path: Path, rows: Sequence[dict[str, float]]) -> None:
         writer = csv.DictWriter(file, ["step", *names], delimiter="\t", lineterminator="\n", restval="")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def now_ms() -> int:
+    """Return the time in milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
 
 
 def read_curve(path: Path) -> list[dict[str, float]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +14,13 @@ from minillm.models import save_model
 from minillm.types import StepReport, TrainingState
 from tasks.progress import progress
 from tasks.session import Session
+from tasks.storage import now_ms
 
 if TYPE_CHECKING:
     from tasks.tracking import Tracker
 
-_OF_ROWS = ("step", "is_best")  # of a curve's row, beside its metrics
-_NOT_REPRODUCIBLE = ("time/", "memory/")  # readings of the machine go to MLflow, never into a DVC output
+_OF_ROWS = ("step", "is_best", "time_ms")  # of a row of the history, beside its metrics
+_NOT_REPRODUCIBLE = ("time/", "memory/", "time_ms")  # readings of the machine go to MLflow, never into a DVC output
 
 
 def publish_best(
@@ -38,22 +39,35 @@ def publish_best(
     train: starts the loop anew, or from a state that it reported in a run that was stopped.
     Until the loop has ended everything lies outside the stage's outputs, so that a stopped run publishes nothing.
     """
-    state, curve = session.resume()
-    for row in curve:
-        tracker.log(int(row["step"]), {name: value for name, value in row.items() if name not in _OF_ROWS})
+    state, history = session.resume()
+    _tell_again(tracker, history)
     try:
         with session.ending_on_sigterm():
-            for report in progress(train(state), stage, total=num_steps + 1, num_done=len(curve)):
+            for report in progress(train(state), stage, total=num_steps + 1, num_done=len(history)):
                 if report.is_best:
                     save_model(model, tokenizer, session.best_dir)
-                tracker.log(report.step, report.metrics)
-                curve.append(_curve_row(report))
-                session.offer(report, curve)
+                history.append({"step": report.step, "is_best": report.is_best, "time_ms": now_ms(), **report.metrics})
+                _tell(tracker, history[-1])
+                session.offer(report, history)
     except NonFiniteError as error:
-        good = f"; best weights so far: {session.best_dir}, of step {best_row(curve)['step']:.0f}" if curve else ""
+        best_step = f"{best_row(history)['step']:.0f}" if history else ""
+        good = f"; best weights so far: {session.best_dir}, of step {best_step}" if history else ""
         raise NonFiniteError(f"stage {stage}: {error}{good}") from error
     _publish(session.best_dir, published_dir)
-    return curve
+    return [_curve_row(row) for row in history]
+
+
+def _tell_again(tracker: Tracker, history: Sequence[dict[str, float]]) -> None:
+    """Give MLflow's new run what the steps of a stopped one reported, each at its own time."""
+    if history:
+        tracker.tag("resumed_behind_step", f"{history[-1]['step']:.0f}")
+    for row in history:
+        _tell(tracker, row)
+
+
+def _tell(tracker: Tracker, row: dict[str, float]) -> None:
+    metrics = {name: value for name, value in row.items() if name not in _OF_ROWS}
+    tracker.log(int(row["step"]), metrics, int(row["time_ms"]))
 
 
 def _publish(best_dir: Path, published_dir: Path) -> None:
@@ -68,9 +82,9 @@ def _publish(best_dir: Path, published_dir: Path) -> None:
     failpoint("publish.replaced")
 
 
-def _curve_row(report: StepReport) -> dict[str, float]:
-    metrics = {name: value for name, value in report.metrics.items() if not name.startswith(_NOT_REPRODUCIBLE)}
-    return {"step": report.step, "is_best": float(report.is_best), **metrics}
+def _curve_row(row: dict[str, float]) -> dict[str, float]:
+    kept = {name: value for name, value in row.items() if not name.startswith(_NOT_REPRODUCIBLE)}
+    return {**kept, "is_best": float(row["is_best"])}
 
 
 def best_row(curve: list[dict[str, float]]) -> dict[str, float]:

@@ -1,12 +1,13 @@
-"""What all tests share: one thread, and the fixtures of the endpoint."""
+"""What all tests share: one thread, and the fixtures of the endpoint and of MLflow."""
 
 from __future__ import annotations
 
 import torch
 
 from tests.fake_endpoint import endpoint, store
+from tests.mlflow_place import empty_store, params
 
-__all__ = ["endpoint", "store"]
+__all__ = ["empty_store", "endpoint", "params", "store"]
 
 # For tiny models more threads only wait for each other, endlessly on a machine that is busy.
 torch.set_num_threads(1)

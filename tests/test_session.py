@@ -52,7 +52,7 @@ class Notes(Tracker):
         super().__init__(None, [])
         self.logged: list[tuple[int, dict[str, float]]] = []
 
-    def log(self, step: int, metrics: Any) -> None:
+    def log(self, step: int, metrics: Any, time_ms: int | None = None) -> None:
         self.logged.append((step, dict(metrics)))
 
 

@@ -1,75 +1,29 @@
-"""Tracking against a real MLflow on sqlite in an empty directory, and against servers that are not there."""
+"""What a stage's records become in a real MLflow on sqlite."""
 
 from __future__ import annotations
 
 import json
-import logging
-import shutil
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from flows.processes import wait_until
 from minillm.config import Params
-from minillm.params import load_params
 from tasks import lineage
-from tasks.metric_buffer import MetricBuffer
 from tasks.tracking import finish_pipeline, open_tracker, tracking_hint
+from tests.imports import ROOT
+from tests.mlflow_place import client, history, runs, with_tracking
 
-ROOT = Path(__file__).parent.parent
 LOCK_MD5 = "8bf2a4444c7ae2c16f126761249fdf06"  # printf "schema: '2.0'\n" | md5sum
-
-
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A new MLflow database: to make one takes a second, to copy it nothing."""
-    from mlflow.tracking import MlflowClient
-
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
-    return path
-
-
-@pytest.fixture
-def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path) -> Params:
-    """The repository's params, in a directory that has the pipeline's files and key and an empty store."""
-    shutil.copy(empty_store, tmp_path)
-    for name in ("params.yaml", "dvc.yaml"):
-        shutil.copy(ROOT / name, tmp_path)
-    (tmp_path / "dvc.lock").write_text("schema: '2.0'\n")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MINILLM_PIPELINE_KEY", "key-1")
-    for name in ("MLFLOW_TRACKING_URI", "MINILLM_PREFECT_FLOW_RUN_ID", "MINILLM_PREFECT_URL"):
-        monkeypatch.delenv(name, raising=False)
-    text = (tmp_path / "params.yaml").read_text()
-    # MLflow keeps one store per URI and process, so that a relative one would stay in the first test's directory.
-    (tmp_path / "params.yaml").write_text(text.replace("sqlite:///mlflow.db", f"sqlite:///{tmp_path}/mlflow.db"))
-    return load_params(Path("params.yaml"))
-
-
-def client() -> Any:
-    from mlflow.tracking import MlflowClient
-
-    return MlflowClient(tracking_uri=f"sqlite:///{Path.cwd()}/mlflow.db")
-
-
-def runs(kind: str) -> list[Any]:
-    experiment = client().get_experiment_by_name("minillm")
-    found = client().search_runs([experiment.experiment_id], f"tags.kind = '{kind}'")
-    return sorted(found, key=lambda run: run.info.start_time)
-
-
-def with_tracking(params: Params, **changes: Any) -> Params:
-    return params.model_copy(update={"tracking": params.tracking.model_copy(update=changes)})
 
 
 def test_stages_with_one_key_are_children_of_one_parent(params: Params) -> None:
     for stage in ("prepare", "distill"):
         with open_tracker(stage, params):
+            wait_until(lambda: [run.info.status for run in runs("pipeline")] == ["RUNNING"], 20.0)
             assert [run.info.status for run in runs("pipeline")] == ["RUNNING"]
     (parent,) = runs("pipeline")
     children = runs("stage")
@@ -122,24 +76,14 @@ def test_every_step_of_a_metric_is_kept_with_its_value(params: Params) -> None:
     with open_tracker("distill", params) as tracker:
         for step in range(45):
             tracker.log(step, {"kl/reverse": 1.0 / (step + 1), "optim/lr": 1e-5 * step})
-    run_id = runs("stage")[0].info.run_id
-    history = client().get_metric_history(run_id, "kl/reverse")
-    assert [(point.step, point.value) for point in history] == [(step, 1.0 / (step + 1)) for step in range(45)]
-
-
-def test_steps_are_sent_while_the_stage_runs(params: Params) -> None:
-    with open_tracker("distill", params) as tracker:
-        for step in range(20):
-            tracker.log(step, {"kl/reverse": 0.5})
-        assert len(client().get_metric_history(runs("stage")[0].info.run_id, "kl/reverse")) == 20
+    assert history(runs("stage")[0], "kl/reverse") == [(step, 1.0 / (step + 1)) for step in range(45)]
 
 
 def test_a_summary_goes_to_the_stage_at_its_last_step_and_to_the_parent(params: Params) -> None:
     with open_tracker("distill", params) as tracker:
         tracker.log(30, {"kl/reverse": 0.5})
         tracker.summary({"final/rougeL": 21.5})
-    (point,) = client().get_metric_history(runs("stage")[0].info.run_id, "final/rougeL")
-    assert (point.step, point.value) == (30, 21.5)
+    assert history(runs("stage")[0], "final/rougeL") == [(30, 21.5)]
     assert runs("pipeline")[0].data.metrics == {"final/rougeL": 21.5}
 
 
@@ -191,59 +135,6 @@ def test_an_interrupt_is_recorded_as_killed(params: Params) -> None:
     assert runs("pipeline")[0].info.status == "FAILED"
 
 
-def test_a_run_whose_process_was_killed_is_closed_by_the_next_one(
-    params: Params, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    code = """
-        import os, signal
-        from pathlib import Path
-        from minillm.params import load_params
-        from tasks.tracking import open_tracker
-        with open_tracker("teacher", load_params(Path("params.yaml"))):
-            os.kill(os.getpid(), signal.SIGKILL)
-    """
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    subprocess.run([sys.executable, "-c", textwrap.dedent(code)])
-    assert runs("stage")[0].info.status == "RUNNING"
-    monkeypatch.setenv("MINILLM_PIPELINE_KEY", "key-2")
-    with open_tracker("teacher", params):
-        assert [run.info.status for run in runs("stage")] == ["KILLED", "RUNNING"]
-        assert [run.info.status for run in runs("pipeline")] == ["FAILED", "RUNNING"]
-
-
-@pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "sqlite:////proc/none/mlflow.db", "file:./mlruns"])
-def test_a_store_that_is_not_there_costs_a_warning(params: Params, caplog: pytest.LogCaptureFixture, uri: str) -> None:
-    start = time.monotonic()
-    with open_tracker("distill", with_tracking(params, uri=uri)) as tracker:
-        for step in range(100):
-            tracker.log(step, {"kl/reverse": 0.5})
-        tracker.summary({"final/rougeL": 20.0})
-        tracker.artifact(Path("params.yaml"))
-        tracker.dataset("train", Path("params.yaml"))
-        tracker.model("student", Path("."))
-    assert time.monotonic() - start < 10
-    (record,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
-    assert uri in record.getMessage() and "\n" not in record.getMessage()
-
-
-def test_a_store_lost_on_the_way_costs_a_warning_and_gets_everything_if_it_is_back_at_the_end(
-    params: Params, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.INFO), open_tracker("distill", params) as tracker:
-        tracker.log(0, {"kl/reverse": 0.0})
-        Path("mlflow.db").rename("away.db")
-        Path("mlflow.db").mkdir()
-        for step in range(1, 50):
-            tracker.log(step, {"kl/reverse": float(step)})
-        Path("mlflow.db").rmdir()
-        Path("away.db").rename("mlflow.db")
-    history = client().get_metric_history(runs("stage")[0].info.run_id, "kl/reverse")
-    assert [(point.step, point.value) for point in history] == [(step, float(step)) for step in range(50)]
-    assert runs("stage")[0].info.status == "FINISHED"
-    assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 1
-    assert "is back" in caplog.text
-
-
 @pytest.mark.parametrize("enabled", [True, False])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_a_metric_that_is_not_finite_is_refused_by_name(params: Params, value: float, enabled: bool) -> None:
@@ -273,29 +164,6 @@ def test_no_tracking_imports_no_mlflow(params: Params) -> None:
     assert not Path("mlflow.db").exists()
 
 
-def test_two_first_starts_at_once_both_work(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
-    code = """
-        import sys
-        from pathlib import Path
-        from minillm.params import load_params
-        from tasks.tracking import open_tracker
-        with open_tracker(sys.argv[1], load_params(Path("params.yaml"))) as tracker:
-            tracker.log(1, {"train/loss": 1.0})
-    """
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    Path("mlflow.db").unlink()
-    command = [sys.executable, "-c", textwrap.dedent(code)]
-    started = [
-        subprocess.Popen([*command, stage], stderr=subprocess.PIPE, text=True) for stage in ("teacher", "warmup")
-    ]
-    assert [process.communicate()[1] for process in started] == ["", ""]
-    assert len(runs("pipeline")) == 1
-    assert {run.info.run_name: run.info.status for run in runs("stage")} == {
-        "teacher": "FINISHED",
-        "warmup": "FINISHED",
-    }
-
-
 def test_the_end_of_a_pipeline_records_what_dvc_skipped_and_the_final_lock(params: Params) -> None:
     with open_tracker("report", params):
         pass
@@ -310,7 +178,6 @@ def test_the_end_of_a_pipeline_records_what_dvc_skipped_and_the_final_lock(param
 
 def test_the_nearest_dvc_gives_the_key(params: Params, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("MINILLM_PIPELINE_KEY")
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     fake = tmp_path / "bin" / "dvc"
     fake.parent.mkdir()
     fake.write_text(
@@ -326,15 +193,6 @@ def test_the_nearest_dvc_gives_the_key(params: Params, monkeypatch: pytest.Monke
 def test_a_stage_started_by_hand_has_a_fresh_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MINILLM_PIPELINE_KEY", raising=False)
     assert lineage.pipeline_key() != lineage.pipeline_key()
-
-
-def test_what_is_not_delivered_waits() -> None:
-    buffer, delivered = MetricBuffer(), []
-    buffer.add("run", [("a/b", float(step), 0, step) for step in range(1500)])
-    buffer.send(lambda run_id, points: False)
-    buffer.send(lambda run_id, points: delivered.append((run_id, len(points))) is None)
-    buffer.send(lambda run_id, points: delivered.append((run_id, len(points))) is None)
-    assert delivered == [("run", 1000), ("run", 500)]
 
 
 def test_the_hint_names_the_place_without_passwords(params: Params) -> None:

@@ -1,0 +1,148 @@
+"""Deliver what waits for MLflow: in the background while a stage runs, and whenever there is time for it later."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import textwrap
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from filelock import FileLock
+
+from minillm.config import TrackingConfig
+from tasks.event_spool import (
+    SPOOLS_DIR,
+    Event,
+    events_behind,
+    header,
+    last_write_ms,
+    read_progress,
+    spools,
+    write_progress,
+)
+from tasks.lineage import is_dead
+from tasks.mlflow_store import Store
+from tasks.tracking_store import without_secrets
+
+_log = logging.getLogger(__name__)
+
+_LOCK_PATH = SPOOLS_DIR.with_name("mlflow-delivery.lock")
+_LOCK_TIMEOUT_S = 60.0
+_EVERY_S = 2.0
+_AGAIN_S = 10.0  # after a failure
+_LAST_ROUND_S = 60.0  # of a store that answers; a new database alone takes 10 s
+_NO_ANSWER_S = 1.0  # of one that does not
+_BATCH_POINTS = 1000  # MLflow's limit of one request
+_MAX_REASON_LENGTH = 400
+
+
+class Delivery(threading.Thread):
+    """Delivers every few seconds; a store that is away costs the stage nothing but one warning."""
+
+    def __init__(self, config: TrackingConfig) -> None:
+        super().__init__(name="mlflow-delivery", daemon=True)
+        self._store = Store(config)
+        self._wake, self._is_last, self._is_away = threading.Event(), False, False
+
+    def run(self) -> None:
+        """Deliver until told to finish, then once more."""
+        while True:
+            is_last = self._is_last
+            self._attempt()
+            if is_last or (self._is_last and self._is_away):
+                return
+            self._wake.wait(_AGAIN_S if self._is_away else _EVERY_S)
+
+    def finish(self, patience_s: float = _LAST_ROUND_S) -> None:
+        """Let what is on the disk now be delivered, and wait for that as long as the store answers."""
+        self._is_last = True
+        self._wake.set()
+        deadline = time.monotonic() + patience_s
+        while self.is_alive() and time.monotonic() < deadline:
+            self.join(_NO_ANSWER_S)
+            if self._is_away:
+                break
+        if self.is_alive() or self._is_away:
+            _log.warning("tracking: records wait in %s; the next stage or `python -m tasks sync` delivers", SPOOLS_DIR)
+
+    def _attempt(self) -> None:
+        try:
+            deliver_all(self._store)
+        except Exception as error:
+            if not self._is_away:
+                warn_away(self._store.uri, error)
+            self._is_away = True
+        else:
+            if self._is_away:
+                _log.info("tracking: %s is back and has every record", without_secrets(self._store.uri))
+            self._is_away = False
+
+
+def deliver_all(store: Store) -> int:
+    """Deliver all that waits, the oldest spool first, and return how many are not yet complete.
+
+    One process at a time does this for a repository. Raises what the store raises.
+    """
+    SPOOLS_DIR.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(_LOCK_PATH, timeout=_LOCK_TIMEOUT_S):
+        return sum(not _deliver(store, spool) for spool in spools())
+
+
+def _deliver(store: Store, spool: Path) -> bool:
+    """Deliver what a spool has and return whether it was closed, by its process or in the name of a dead one."""
+    first, progress = header(spool), read_progress(spool)
+    place = without_secrets(store.uri)
+    if progress.get("store", place) != place:  # begun in another store, which must get the rest
+        return False
+    if not progress["offset"]:
+        ids = store.open(first, spool)
+        offset = next(end for _, end in events_behind(spool, 0))
+        progress = {"offset": offset, "store": place, "ids": ids}
+        write_progress(spool, progress)
+    is_writer_dead = is_dead(first["process"])  # asked before reading: a dead one writes no more
+    last: Event = {}
+    for last, offset in _merged(events_behind(spool, progress["offset"])):
+        store.deliver(last, progress["ids"], spool)
+        progress = {**progress, "offset": offset}
+        write_progress(spool, progress)
+    if last.get("kind") != "end":
+        if not is_writer_dead:
+            return False
+        store.deliver(_killed(first, spool), progress["ids"], spool)
+    shutil.rmtree(spool)
+    return True
+
+
+def _merged(events: Iterable[tuple[Event, int]]) -> Iterator[tuple[Event, int]]:
+    """Yield records with points of one run in a row as one record, up to what one request may hold."""
+    held: tuple[Event, int] | None = None
+    for event, offset in events:
+        if held and _fit(held[0], event):
+            held = {**event, "points": held[0]["points"] + event["points"]}, offset
+        else:
+            if held:
+                yield held
+            held = event, offset
+    if held:
+        yield held
+
+
+def _fit(one: Event, other: Event) -> bool:
+    is_metrics = one["kind"] == other["kind"] == "metrics" and one["run"] == other["run"]
+    return is_metrics and len(one["points"]) + len(other["points"]) <= _BATCH_POINTS
+
+
+def _killed(first: Event, spool: Path) -> Event:
+    """Return the record that a killed process could not write."""
+    outcomes = {first["stage"]["name"]: "killed"} if first["stage"] else {}
+    return {"kind": "end", "status": "KILLED", "time_ms": last_write_ms(spool), "outcomes": outcomes}
+
+
+def warn_away(uri: str, error: Exception) -> None:
+    """Say in one line that a store cannot be reached, and why."""
+    text = without_secrets(" ".join(f"{uri} ({type(error).__name__}: {error})".split()))
+    reason = textwrap.shorten(text, _MAX_REASON_LENGTH)
+    _log.warning("tracking: records are kept in %s until they can go to MLflow at %s", SPOOLS_DIR, reason)
