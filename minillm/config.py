@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
 from minillm.distill_config import DistillConfig
 from minillm.knobs import (
+    LARGEST_INT,
     Name,
     NonNegativeFloat,
     NonNegativeInt,
+    PlainPath,
     PositiveFloat,
     PositiveInt,
     PositiveShare,
+    Revision,
     Section,
     Seed,
     Share,
 )
+
+REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)  # of a model or data hub
+_PASSWORD = re.compile(r"://[^/\s]*:[^\s]*@")
 
 
 def _without_repeats(values: list[int]) -> list[int]:
@@ -36,8 +43,8 @@ class RuntimeConfig(Section):
 
 class TeacherModelConfig(Section):
     source: Literal["embedded", "path", "hub"]
-    location: str
-    revision: str
+    location: PlainPath
+    revision: Revision
 
     @model_validator(mode="after")
     def _location_fits_source(self) -> TeacherModelConfig:
@@ -47,8 +54,8 @@ class TeacherModelConfig(Section):
 
 class StudentModelConfig(Section):
     source: Literal["cut", "path", "hub"]
-    location: str
-    revision: str
+    location: PlainPath
+    revision: Revision
     num_layers: PositiveInt
     num_calibration_rows: PositiveInt
 
@@ -61,6 +68,8 @@ class StudentModelConfig(Section):
 def _require_location(source: str, location: str) -> None:
     if source in ("path", "hub") and not location:
         raise ValueError(f"location is empty; source {source!r} needs a directory or a repository id")
+    if source == "hub" and not REPOSITORY.fullmatch(location):
+        raise ValueError(f"location: source 'hub' needs a repository such as 'owner/name' (got {location!r})")
 
 
 class ColumnsConfig(Section):
@@ -72,24 +81,24 @@ class ColumnsConfig(Section):
 class DataConfig(Section):
     source: Literal["builtin", "path", "hub"]
     template: Literal["chat", "bare_chat", "alpaca"]
-    root: Annotated[str, Field(min_length=1)]
+    root: Annotated[PlainPath, Field(min_length=1)]
     num_builtin_rows: Annotated[int, Field(ge=1000, le=6000)]
     train_files: list[str]
     validation_file: str
     evaluation_files: dict[Name, str]
     answers_file: str
     hub_name: str
-    hub_revision: str
+    hub_revision: Revision
     hub_split: str
     columns: ColumnsConfig
     num_validation_rows: PositiveInt
     num_evaluation_rows: PositiveInt
     max_train_rows: NonNegativeInt
     max_prompt_tokens: PositiveInt
-    max_response_tokens: Annotated[int, Field(ge=2)]
+    max_response_tokens: Annotated[int, Field(ge=2, le=LARGEST_INT)]
     corpus_source: Literal["builtin", "path", "none"]
     corpus_file: str
-    corpus_block_tokens: Annotated[int, Field(ge=8)]
+    corpus_block_tokens: Annotated[int, Field(ge=8, le=LARGEST_INT)]
     max_corpus_blocks: PositiveInt
 
     @model_validator(mode="after")
@@ -147,9 +156,16 @@ class CheckpointConfig(Section):
     every_s: NonNegativeFloat
 
 
+def _without_password(value: str) -> str:
+    """Refuse a password: params.yaml is in git, and MLflow keeps a copy of it."""
+    if _PASSWORD.search(value):
+        raise ValueError("allowed: no password in the address; give the whole address in MLFLOW_TRACKING_URI")
+    return value
+
+
 class TrackingConfig(Section):
     enabled: bool
-    uri: Annotated[str, Field(min_length=1)]
+    uri: Annotated[str, Field(min_length=1), AfterValidator(_without_password)]
     experiment: Name
     logged_models: list[Literal["teacher", "warmup", "student"]]
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import AfterValidator, Field, FiniteFloat, model_validator
 
 from minillm.knobs import (
+    LARGEST_INT,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -151,7 +152,7 @@ class MiniLlmConfig(Section):
 
 
 class GrpoConfig(Section):
-    group_size: Annotated[int, Field(ge=2)]
+    group_size: Annotated[int, Field(ge=2, le=LARGEST_INT)]
     scale: Literal["none", "std"]
 
 

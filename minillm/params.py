@@ -13,6 +13,10 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from minillm.config import Params
 from minillm.distill_config import DIVERGENCE_NAMES
 from minillm.errors import UserError
+from minillm.records import shown
+
+_MAX_KEY_CHARACTERS = 80
+_MAX_MESSAGE_CHARACTERS = 200
 
 
 class ConfigError(UserError):
@@ -35,11 +39,21 @@ def read_yaml(path: Path) -> Any:
     except MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"{path.name}:{mark.line + 1}" if mark else path.name
-        problem = (error.problem or str(error)).split("\n")[0]
-        raise ConfigError(f"{where}: {problem}") from None
+        # Of a repeated key ruamel tells both values, which may hold a password.
+        problem = (error.problem or str(error)).split(" with value ")[0]
+        raise ConfigError(f"{where}: {_brief(problem)}") from None
+    except LookupError:  # ruamel looks an explicitly tagged scalar up in its tables without asking whether it is there
+        raise ConfigError(
+            f"{path.name}: cannot be read as YAML: the value of a !!bool, !!int or !!float is none"
+        ) from None
     except (YAMLError, ValueError, OverflowError, RecursionError, OSError) as error:
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        reason = _brief(str(error)) or type(error).__name__
         raise ConfigError(f"{path.name}: cannot be read as YAML: {reason}") from None
+
+
+def _brief(text: str) -> str:
+    """Return the first line of another library's message, which may repeat a value of any length."""
+    return text.strip().split("\n")[0][:_MAX_MESSAGE_CHARACTERS]
 
 
 def parse_params(content: Any, source: str) -> Params:
@@ -54,7 +68,7 @@ def parse_params(content: Any, source: str) -> Params:
 
 
 def _fault_line(source: str, fault: Any) -> str:
-    key = ".".join(str(part) for part in fault["loc"]) or "(file)"
+    key = ".".join(map(_key_text, fault["loc"])) or "(file)"
     kind, value = fault["type"], fault["input"]
     if kind == "missing":
         return f"{source}: {key}: missing; every knob must be given"
@@ -66,9 +80,20 @@ def _fault_line(source: str, fault: Any) -> str:
         and fault["loc"][-1] == "divergence"
     ):
         message = f"a mapping with a name is needed, one of {', '.join(DIVERGENCE_NAMES)}, and that one's parameters"
-    is_secret = isinstance(value, str) and "@" in value and "://" in value
-    shown = "" if isinstance(value, (dict, BaseModel)) or is_secret else f" (got {value!r})"
-    return f"{source}: {key}: {message}{shown}"
+    return f"{source}: {key}: {message}{_got(value)}"
+
+
+def _key_text(part: int | str) -> str:
+    """Return a part of a key as it stands in the file, or quoted when it would break or flood the line."""
+    text = str(part)
+    return text if text.isprintable() and len(text) <= _MAX_KEY_CHARACTERS else shown(text)
+
+
+def _got(value: object) -> str:
+    """Return the end of a line that says what was given, unless it is a section or may hold a password."""
+    texts = [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
+    is_secret = any("@" in text and "://" in text for text in texts)
+    return "" if isinstance(value, (dict, BaseModel)) or is_secret else f" (got {shown(value)})"
 
 
 def _suggestion(location: tuple[Any, ...]) -> str:

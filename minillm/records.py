@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -13,6 +14,11 @@ from typing import Any, BinaryIO, NamedTuple
 MAX_ROW_BYTES = 1 << 20
 # Of a longer row this much is kept to recognise it by, beside its length and hash.
 HEAD_BYTES = 4096
+# Lists and objects within each other, the row itself included. Where Python's own parser and printers would give up
+# depends on who calls them, and the same row must have the same fate everywhere.
+MAX_DEPTH = 100
+_BRACKET = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)
+_DEPTH_STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 _BOM = b"\xef\xbb\xbf"
 _JSON_SPACE = " \t\r\n"
 
@@ -30,8 +36,7 @@ class RawText(NamedTuple):
     """The bytes of one row as they stand in the source.
 
     head: all of them, or the first HEAD_BYTES of a row longer than MAX_ROW_BYTES.
-    num_bytes: full length. sha256: of the whole row, in hex, when only its head is kept; else empty (also for a CSV row
-    of several lines one of which is over-long).
+    num_bytes: full length. sha256: of the whole row, in hex, when only its head is kept; else empty.
     """
 
     head: bytes
@@ -108,6 +113,7 @@ def fields_record(file: str, number: int, fields: dict[str, Any]) -> RawRecord:
     text = whole_text(raw)
     try:
         check_size(text)
+        _check_depth(raw)
         check_characters(fields)
         return RawRecord(file, number, text, fields, None, "")
     except RecordFault as fault:
@@ -126,17 +132,31 @@ def check_size(text: RawText) -> None:
 
 
 def parse_object(raw: bytes) -> dict[str, Any]:
-    """Return one JSON object, stricter than `json`: no repeated keys, NaN, infinities or unpaired surrogates."""
+    """Return one JSON object; raises RecordFault for what is none.
+
+    Stricter than `json`: no repeated keys, NaN, infinities, NUL or unpaired surrogates, at most MAX_DEPTH levels.
+    """
     if not raw.strip():
         raise RecordFault("blank line")
-    value = _decoded_json(
-        decoded(raw).rstrip(_JSON_SPACE)
-    )  # without the line end, a cut string ends where the text ends
+    text = decoded(raw).rstrip(_JSON_SPACE)  # without the line end, a cut string ends where the text ends
+    _check_depth(raw)
+    value = _decoded_json(text)
     if not isinstance(value, dict):
         raise RecordFault("not an object", f"{type(value).__name__} instead")
     if b"\\u" in raw:  # what is not escaped has been decoded, and may be neither
         check_characters(value)
     return value
+
+
+def _check_depth(raw: bytes) -> None:
+    """Raise RecordFault for JSON, sound or not, that is nested deeper than MAX_DEPTH."""
+    if raw.count(b"[") + raw.count(b"{") <= MAX_DEPTH:
+        return
+    depth = 0
+    for match in _BRACKET.finditer(raw):
+        depth += _DEPTH_STEPS.get(raw[match.start()], 0)
+        if depth > MAX_DEPTH:
+            raise RecordFault("nested too deep", f"more than {MAX_DEPTH} levels")
 
 
 def decoded(raw: bytes) -> str:
@@ -172,8 +192,11 @@ def _check_text(text: str) -> None:
 
 
 def shown(value: object) -> str:
-    """Return a value as text for a report, shortened."""
-    text = ascii(value)
+    """Return a value as text for a report, on one line and shortened."""
+    try:
+        text = ascii(value)
+    except (RecursionError, ValueError):  # nested too deep, or more digits than Python prints
+        return f"{type(value).__name__} too large to show"
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
@@ -186,8 +209,6 @@ def _decoded_json(text: str) -> Any:
         is_cut = error.pos >= len(text) or error.msg.startswith("Unterminated string")
         detail = f"{error.msg.removesuffix(' at')} at character {error.pos + 1}"
         raise RecordFault("truncated JSON" if is_cut else "not JSON", detail) from None
-    except RecursionError:
-        raise RecordFault("nested too deep") from None
     return value
 
 

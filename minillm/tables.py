@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -44,7 +45,7 @@ def _csv_rows(stream: BinaryIO) -> Iterator[tuple[int, RawText, list[str] | csv.
     lines: list[RawText] = []
     csv.field_size_limit(MAX_ROW_BYTES)  # Python's own limit is an eighth of what a row may have
     reader = csv.reader(_decoded_lines(stream, lines), strict=True)
-    number = 1
+    number, start = 1, 0
     while True:
         cells: list[str] | csv.Error | None
         try:
@@ -53,8 +54,9 @@ def _csv_rows(stream: BinaryIO) -> Iterator[tuple[int, RawText, list[str] | csv.
             cells = error
         if not lines:
             return
-        yield number, _joined(lines), [] if cells is None else cells
-        number += len(lines)
+        text = _joined(lines, stream, start)
+        yield number, text, [] if cells is None else cells
+        number, start = number + len(lines), start + text.num_bytes
         lines.clear()
 
 
@@ -66,13 +68,23 @@ def _decoded_lines(stream: BinaryIO, lines: list[RawText]) -> Iterator[str]:
         yield text if number else text.removeprefix(_BOM)
 
 
-def _joined(lines: list[RawText]) -> RawText:
+def _joined(lines: list[RawText], stream: BinaryIO, start: int) -> RawText:
+    """Return the text of the row that ends where the stream stands; what was left out of it is read again."""
     if len(lines) == 1:
         return lines[0]
-    text = whole_text(b"".join(line.head for line in lines))
+    head = b"".join(line.head for line in lines)
     if all(line.is_whole for line in lines):
-        return text
-    return RawText(text.head[:HEAD_BYTES], sum(line.num_bytes for line in lines), "")
+        return whole_text(head)
+    num_bytes = sum(line.num_bytes for line in lines)
+    return RawText(head[:HEAD_BYTES], num_bytes, _sha256(stream, start, num_bytes))
+
+
+def _sha256(stream: BinaryIO, start: int, num_bytes: int) -> str:
+    """Return the hash of so many bytes from `start`, in hex, and leave the stream at their end."""
+    digest, end = hashlib.sha256(), start + num_bytes
+    for position in range(stream.seek(start), end, MAX_ROW_BYTES):
+        digest.update(stream.read(min(MAX_ROW_BYTES, end - position)))
+    return digest.hexdigest()
 
 
 def _header(file: str, text: RawText, cells: list[str] | csv.Error) -> list[str]:
@@ -111,16 +123,27 @@ def _csv_fields(text: RawText, cells: list[str] | csv.Error, header: list[str]) 
 
 
 def read_parquet(path: Path, file: str) -> Iterator[RawRecord]:
-    """Yield one record per row of a Parquet file, batch by batch."""
+    """Yield one record per row of a Parquet file, batch by batch; raises UserError for a file that is damaged."""
     number = 0
     try:
         with pq.ParquetFile(path) as table:
+            _check_names(file, table.schema_arrow.names)
             for batch in table.iter_batches(batch_size=_BATCH_ROWS):
                 yield from _batch_records(batch, file, number)
                 number += batch.num_rows
-    except (pa.ArrowException, OSError) as error:
+            num_rows = table.metadata.num_rows
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # names of columns are decoded when asked for
         reason = str(error).split("\n")[0]
         raise UserError(f"{file}: not a readable Parquet file after row {number}: {reason}") from None
+    if number != num_rows:
+        raise UserError(f"{file}: not a readable Parquet file: it has {number} rows, {num_rows} by its own count")
+
+
+def _check_names(file: str, names: list[str]) -> None:
+    """Raise UserError for a table of which a row would lose all but one of the columns with one name."""
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise UserError(f"{file}: distinct column names are needed, these are repeated: {repeated!r:.200}")
 
 
 def _batch_records(batch: pa.RecordBatch, file: str, number: int) -> Iterator[RawRecord]:

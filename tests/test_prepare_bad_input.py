@@ -60,7 +60,7 @@ BAD_LINES: list[tuple[object, str]] = [
 ]
 
 
-def test_every_kind_of_bad_row_is_quarantined_with_its_line_and_reason_in_order() -> None:
+def test_fault_19_every_kind_of_bad_row_is_quarantined_with_its_line_and_reason_in_order() -> None:
     write("train.jsonl", *rows(10), *(line for line, _ in BAD_LINES))
     report = run()
     expected = [reason for _, reason in BAD_LINES]

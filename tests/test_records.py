@@ -9,12 +9,24 @@ import random
 import tracemalloc
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minillm.records import HEAD_BYTES, MAX_ROW_BYTES, RawRecord, fields_record, raw_lines, read_jsonl, whole_text
+from minillm.records import (
+    HEAD_BYTES,
+    MAX_DEPTH,
+    MAX_ROW_BYTES,
+    RawRecord,
+    fields_record,
+    json_record,
+    raw_lines,
+    read_jsonl,
+    shown,
+    whole_text,
+)
 
 GOOD = b'{"instruction": "Say hi.", "output": "Hi."}'
 
@@ -52,7 +64,7 @@ def read(tmp_path: Path, content: bytes) -> list[RawRecord]:
         (b'{"\\udfff": [{"b": 1}]}', "unpaired surrogate", "'\\udfff' in '\\udfff'"),
         (b'{"a": [["\\ud800"]]}', "unpaired surrogate", "'\\ud800' in '\\ud800'"),
         (b'{"a": ' + b"9" * 5000 + b"}", "integer too long", "5000 digits"),
-        (b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deep", ""),
+        (b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deep", "more than 100 levels"),
     ],
 )
 def test_a_bad_line_is_kept_with_its_reason_and_its_neighbours_stay_good(
@@ -117,6 +129,53 @@ def test_the_raw_lines_joined_are_the_input(content: bytes) -> None:
     lines = list(raw_lines(io.BytesIO(content)))
     assert b"".join(line.head for line in lines) == content
     assert len(lines) == content.count(b"\n") + (not content.endswith(b"\n") and content != b"")
+
+
+@given(st.lists(st.binary(max_size=12), max_size=8).map(b"\n".join))
+def test_of_lines_over_the_limit_head_length_and_hash_are_those_of_the_input(content: bytes) -> None:
+    with mock.patch.multiple("minillm.records", MAX_ROW_BYTES=5, HEAD_BYTES=3):
+        texts = list(raw_lines(io.BytesIO(content)))
+    for text, line in zip(texts, io.BytesIO(content), strict=True):
+        expected = (line, len(line), "") if len(line) <= 5 else (line[:3], len(line), hashlib.sha256(line).hexdigest())
+        assert text == expected
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXTS,
+    lambda parts: st.lists(parts, max_size=4) | st.dictionaries(TEXTS, parts, max_size=4),
+)
+
+
+@given(st.dictionaries(TEXTS, VALUES, max_size=4), st.booleans(), st.sampled_from(["", "\n", " \r\n"]))
+def test_every_object_of_valid_text_is_read_as_it_was_written(
+    fields: dict[str, Any], ensure_ascii: bool, end: str
+) -> None:
+    raw = (json.dumps(fields, ensure_ascii=ensure_ascii) + end).encode()
+    record = json_record("rows.jsonl", 1, whole_text(raw))
+    assert (record.fields, record.reason, record.raw) == (fields, None, raw)
+
+
+@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"[": ', "}")])
+@pytest.mark.parametrize(("depth", "reason"), [(MAX_DEPTH, None), (MAX_DEPTH + 1, "nested too deep")])
+def test_fault_19_the_depth_that_is_read_is_fixed(opening: str, closing: str, depth: int, reason: str | None) -> None:
+    raw = '{"{[": ' + opening * (depth - 1) + '"' + "[" * 500 + '\\""' + closing * (depth - 1) + "}"
+    record = json_record("rows.jsonl", 1, whole_text(raw.encode()))
+    assert record.reason == reason
+    assert record.fields is None or json.loads(raw) == record.fields
+
+
+def test_fault_19_brackets_side_by_side_are_not_depth() -> None:
+    record = json_record("rows.jsonl", 1, whole_text(b'{"a": [' + b"[], " * 1000 + b"{}]}"))
+    assert record.reason is None
+
+
+def test_a_value_that_python_cannot_print_is_shown_as_its_type() -> None:
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    assert (shown(deep), shown(10**5000)) == ("list too large to show", "int too large to show")
+    assert shown("line\nfeed") == "'line\\nfeed'"
 
 
 def test_a_thousand_broken_lines_are_all_accounted_for_in_order(tmp_path: Path) -> None:
