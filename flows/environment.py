@@ -1,4 +1,4 @@
-"""The environment of every process that the flows start: this interpreter first on PATH, telemetry off."""
+"""The environment of every process that the flows start: this interpreter first on PATH, telemetry and pickles off."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ TELEMETRY_OFF = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
 }
+# Nothing here loads a model through MLflow; should a library do so on the way, MLflow refuses to unpickle.
+NO_PICKLES = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
 # Without a server Prefect would start an "ephemeral" one, which prints tracebacks when it stops.
 PREFECT_CLIENT = {
     "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
@@ -31,14 +33,14 @@ _MAX_PORT = 65535
 
 
 def child_environment(extra: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of a child process: ours, telemetry off, `extra` on top.
+    """Return the environment of a child process: ours, telemetry and pickles off, `extra` on top.
 
     `python` in dvc.yaml is found on PATH, so this interpreter's directory comes first. DVC runs commands in $SHELL; a
     user's fish or zsh must not decide how a stage is started.
     """
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     fixed = {"PATH": path, "PYTHONUNBUFFERED": "1", "SHELL": "/bin/sh"}
-    return {**os.environ, **TELEMETRY_OFF, **fixed, **extra}
+    return {**os.environ, **TELEMETRY_OFF, **NO_PICKLES, **fixed, **extra}
 
 
 def mlflow_url(tracking: TrackingConfig) -> str:

@@ -17,6 +17,7 @@ from flows.memory import PeakMemory
 from flows.processes import exit_on_sigterm
 from minillm.errors import UserError
 from minillm.params import load_params
+from minillm.preflight import check_models
 from tasks.result_table import result_table
 from tasks.storage import METRICS_DIR, REPORT_PATH, write_json
 
@@ -31,6 +32,7 @@ def main() -> int:
     root = Path.cwd()
     try:
         params = load_params(root / "params.yaml")
+        check_models(params.teacher_model, params.student_model)
         environment = {"MINILLM_PIPELINE_KEY": str(uuid.uuid4())}  # tracking groups the stages of one key
         stages = run_and_record(root, environment)
         record_outcomes(params, stages, environment)

@@ -23,6 +23,7 @@ from flows.graph import select_stages
 from flows.progress_artifact import ProgressArtifact
 from minillm.errors import UserError
 from minillm.params import load_params
+from minillm.preflight import check_models
 from tasks.storage import METRICS_DIR, REPORT_PATH, read_json
 
 _PROGRESS_EVERY_S = 2.0  # an update costs a request to the server
@@ -47,6 +48,7 @@ def pipeline(request: PipelineRequest = _EVERYTHING) -> Any:
     root = Path.cwd()
     try:
         params = load_params(root / "params.yaml")
+        check_models(params.teacher_model, params.student_model)
         stages = select_stages(root, request.stages)
     except UserError as error:
         return Failed(message=str(error))

@@ -15,15 +15,16 @@ from subprocess import STDOUT, Popen
 from urllib.parse import urlsplit
 
 from flows.environment import child_environment, mlflow_url, prefect_url
+from flows.guarded_prefect import LOOPBACK_HOST, own_origins
 from flows.processes import exit_on_sigterm, process_group, wait_until
 from minillm.errors import UserError
 from minillm.params import load_params
 from tasks.tracking_store import is_server, tracking_uri
 
 SERVERS_DIR = Path(".servers")
-_HOST = "127.0.0.1"
 _START_TIMEOUT_S = 180.0  # a new database takes 10 to 30 s on two busy cores
 _POLL_S = 1.0
+_MLFLOW_HOSTS = "127.0.0.1,127.0.0.1:*,localhost,localhost:*"  # any port: a tunnel may have its own
 
 
 class ServerError(UserError):
@@ -47,15 +48,17 @@ class Server:
 
 
 def prefect_server(url: str) -> Server:
-    """Return the Prefect server at a loopback url; its database is in .servers/prefect."""
-    port = str(urlsplit(url).port)
+    """Return the Prefect server at a loopback url; its database is in .servers/prefect. See docs/security.md."""
+    port = _port(url)
     environment = {
         "PREFECT_HOME": str((SERVERS_DIR / "prefect").resolve()),
         # Without this the pages of a server on another port ask port 4200 for their data.
         "PREFECT_UI_API_URL": f"{url}/api",
         "PREFECT_API_URL": f"{url}/api",
+        "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": ",".join(own_origins(port)),
+        "PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED": "true",
     }
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", _HOST, "--port", port]
+    command = [sys.executable, "-m", "flows.guarded_prefect", str(port)]
     return Server("prefect", url, "/api/health", command, environment)
 
 
@@ -64,11 +67,13 @@ def mlflow_server(url: str, store_uri: str) -> Server:
 
     Artifacts keep their local paths, as a stage without a server records them, and are read from there.
     """
-    port = str(urlsplit(url).port)
-    options = ["--host", _HOST, "--port", port, "--workers", "1", "--backend-store-uri", store_uri]
+    options = ["--host", LOOPBACK_HOST, "--port", str(_port(url)), "--workers", "1"]
+    pages = ["--allowed-hosts", _MLFLOW_HOSTS, "--cors-allowed-origins", ",".join(own_origins(_port(url)))]
     artifacts = ["--no-serve-artifacts", "--default-artifact-root", str(Path("mlartifacts").resolve())]
-    command = [sys.executable, "-m", "mlflow", "server", *options, *artifacts]
-    return Server("mlflow", url, "/health", command, {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
+    command = [sys.executable, "-m", "mlflow", "server", *options, *pages, *artifacts]
+    # The address may hold a password, and every user of the machine can read command lines.
+    environment = {"MLFLOW_BACKEND_STORE_URI": store_uri, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    return Server("mlflow", url, "/health", command, environment)
 
 
 @contextmanager
@@ -96,7 +101,7 @@ def answers(url: str, timeout_s: float = 2.0) -> bool:
 def free_port() -> int:
     """Return a loopback port that nobody listens on now."""
     with socket.socket() as probe:
-        probe.bind((_HOST, 0))
+        probe.bind((LOOPBACK_HOST, 0))
         return int(probe.getsockname()[1])
 
 
@@ -112,10 +117,14 @@ def _started(root: Path, server: Server) -> Iterator[Popen[str]]:
         yield process
 
 
+def _port(url: str) -> int:
+    return urlsplit(url).port or 0
+
+
 def _require_free_port(server: Server) -> None:
-    port = urlsplit(server.url).port
+    port = _port(server.url)
     with socket.socket() as probe:
-        if probe.connect_ex((_HOST, port or 0)) == 0:
+        if probe.connect_ex((LOOPBACK_HOST, port)) == 0:
             variable = f"{server.name.upper()}_PORT"
             raise ServerError(f"port {port} is in use; stop what listens there, or choose another: {variable}=...")
 

@@ -12,7 +12,8 @@ import torch
 from minillm.embedded import load_embedded_model
 from minillm.errors import UserError
 from minillm.logprobs import head_logits
-from minillm.tokenizers import Source, check_model_directory, explained, loading_options
+from minillm.model_directory import Source, check_location
+from minillm.tokenizers import explained, loading_options
 
 # On CPUs the backward pass of fused attention over short masked sequences is slower than the plain products.
 _ATTENTION = {"cpu": "eager", "cuda": "sdpa"}
@@ -22,27 +23,33 @@ _HEAD_TOLERANCE = 1e-2  # of the largest logit; bfloat16 heads round differently
 
 def load_model(source: Source, location: str, revision: str, dtype: torch.dtype, device: torch.device) -> Any:
     """Return a causal language model in evaluation mode (dropout off), complete and with a head that we can apply."""
-    hide_library_bars()
+    hide_library_output()
     if source == "embedded":
         return load_embedded_model(_ATTENTION[device.type]).to(device, dtype)
+    options = {"dtype": dtype, "attn_implementation": _ATTENTION[device.type]}
+    model = _complete_model(source, location, revision, options).to(device).eval()
+    check_head(model, location)
+    return model
+
+
+def check_weights(directory: Path) -> None:
+    """Raise UserError unless a model directory has every tensor that its configuration asks for; reads no values."""
+    hide_library_output()
+    _complete_model("path", str(directory), "", {"device_map": "meta"})
+
+
+def _complete_model(source: Source, location: str, revision: str, options: dict[str, Any]) -> Any:
+    """Return a model, none of whose weights is newly made: a library fills the gaps with random ones."""
     from transformers import AutoModelForCausalLM
 
-    if source == "path":
-        check_model_directory(Path(location))
+    check_location(source, location)
     with explained(location, "model"):
         model, info = AutoModelForCausalLM.from_pretrained(
-            location,
-            dtype=dtype,
-            use_safetensors=True,
-            attn_implementation=_ATTENTION[device.type],
-            output_loading_info=True,
-            **loading_options(source, revision),
+            location, use_safetensors=True, output_loading_info=True, **options, **loading_options(source, revision)
         )
     absent = sorted(map(str, (*info["missing_keys"], *info["mismatched_keys"])))
     if absent:
         raise UserError(f"{location}: {len(absent)} tensors are missing or of another shape, the first: {absent[0]}")
-    model = model.to(device).eval()
-    check_head(model, location)
     return model
 
 
@@ -75,11 +82,12 @@ def load_saved(directory: Path, dtype: torch.dtype, device: torch.device) -> Any
     return load_model("path", str(directory), "", dtype, device)
 
 
-def hide_library_bars() -> None:
-    """Keep transformers' own progress bars (weights, shards) out of the caller's output."""
+def hide_library_output() -> None:
+    """Keep transformers' progress bars and its table of missing weights, which we refuse in one line, out of ours."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
 
 
 def save_model(model: Any, tokenizer: Any, directory: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from minillm.config import DataConfig
+from minillm.config import REPOSITORY, DataConfig
 from minillm.errors import UserError
 from minillm.json_arrays import read_json
 from minillm.records import RawRecord, RecordFault, decoded, fields_record, read_jsonl, whole_text
@@ -24,7 +23,6 @@ EVALUATION_PREFIX = "evaluation/"
 
 _READERS = {".jsonl": read_jsonl, ".json": read_json, ".csv": read_csv, ".parquet": read_parquet}
 _BUILTIN_COLUMNS = {"instruction": "instruction", "input": "input", "output": "output"}
-_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -146,7 +144,7 @@ def _document_record(file: str, number: int, raw: bytes, document: str) -> RawRe
 def _hub_reader(data: DataConfig) -> Callable[[], Iterator[RawRecord]]:
     """Return a reader of a hub repository; a name that `datasets` would take for a local directory is refused."""
     name = data.hub_name
-    if not _REPOSITORY.fullmatch(name) or Path(name).exists():
+    if not REPOSITORY.fullmatch(name) or Path(name).exists():
         raise UserError(f"data.hub_name: {name!r} is not a hub repository such as 'owner/name', or is a local path")
     return partial(_read_hub, name, data.hub_revision, data.hub_split)
 

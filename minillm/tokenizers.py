@@ -1,19 +1,20 @@
-"""Load and compare tokenizers, and check model directories before anything is read from them."""
+"""Load and compare tokenizers."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from safetensors import SafetensorError
 
 from minillm.embedded import load_embedded_tokenizer
 from minillm.errors import UserError
+from minillm.model_directory import Source, check_location
 
-Source = Literal["embedded", "path", "hub"]
+# Two tokenizers can have one vocabulary and still cut texts differently.
+_PROBES = ("In 1984, 31 of 250.", "The quick brown fox; naïve café, 東京 and 🙂!", "def f(x):\n\treturn  x ** 2\n")
 
 
 def load_tokenizer(source: Source, location: str, revision: str) -> Any:
@@ -22,8 +23,7 @@ def load_tokenizer(source: Source, location: str, revision: str) -> Any:
         return load_embedded_tokenizer()
     from transformers import AutoTokenizer
 
-    if source == "path":
-        check_model_directory(Path(location))
+    check_location(source, location)
     with explained(location, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(location, **loading_options(source, revision))
     if tokenizer.eos_token_id is None:
@@ -53,40 +53,8 @@ def explained(location: str, part: str) -> Iterator[None]:
         raise UserError(f"{location}: the {part} cannot be loaded: {type(error).__name__}: {reason}") from error
 
 
-def check_model_directory(directory: Path) -> None:
-    """Raise UserError unless the directory holds a configuration, a tokenizer and every safetensors shard."""
-    if not directory.is_dir():
-        raise UserError(f"{directory}: no such model directory")
-    for name in ("config.json", "tokenizer.json"):
-        if not (directory / name).is_file():
-            raise UserError(f"{directory}: {name} is missing; a model directory needs it")
-    config = _read_object(directory / "config.json")
-    if "auto_map" in config:
-        raise UserError(f"{directory}/config.json: auto_map asks to run code from the model; that is never done")
-    missing = [name for name in _shard_names(directory) if not (directory / name).is_file()]
-    if missing:
-        raise UserError(f"{directory}: weights are missing: {', '.join(missing)} (safetensors only)")
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: a JSON object is needed, got {type(content).__name__}")
-    return content
-
-
-def _shard_names(directory: Path) -> list[str]:
-    index = directory / "model.safetensors.index.json"
-    if index.is_file():
-        return sorted(set(_read_object(index).get("weight_map", {}).values()))
-    return ["model.safetensors"]
-
-
 def check_same_vocabulary(teacher_tokenizer: Any, student_tokenizer: Any) -> None:
-    """Raise UserError naming the first difference unless both tokenizers map every token to one id."""
+    """Raise UserError naming the first difference unless both map every token to one id and cut probe texts alike."""
     teacher_ids, student_ids = teacher_tokenizer.get_vocab(), student_tokenizer.get_vocab()
     tokens = teacher_ids.keys() | student_ids.keys()
     for token in sorted(tokens, key=lambda token: (teacher_ids.get(token, len(tokens)), token)):
@@ -100,3 +68,14 @@ def check_same_vocabulary(teacher_tokenizer: Any, student_tokenizer: Any) -> Non
             f"teacher and student end responses differently: end token {teacher_tokenizer.eos_token_id} "
             f"and {student_tokenizer.eos_token_id}"
         )
+    for text in _PROBES:
+        teacher_cut, student_cut = (_ids(tokenizer, text) for tokenizer in (teacher_tokenizer, student_tokenizer))
+        if teacher_cut != student_cut:
+            raise UserError(
+                f"teacher and student cut {text!r} into different tokens ({len(teacher_cut)} and {len(student_cut)}); "
+                "the student would be trained on texts as it never sees them"
+            )
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])

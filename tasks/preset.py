@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,7 @@ _PARAMS_PATH = Path("params.yaml")
 
 def apply_preset(name: str) -> str:
     """Write the overlay `configs/NAME.yaml` (or a path ending in .yaml) into params.yaml and say what changed."""
-    overlay_path = Path(name) if name.endswith(".yaml") else PRESETS_DIR / f"{name}.yaml"
-    if not overlay_path.is_file():
-        known = ", ".join(sorted(path.stem for path in PRESETS_DIR.glob("*.yaml")))
-        raise UserError(f"preset {name!r}: no file {overlay_path}; presets: {known}")
+    overlay_path = _overlay_path(name)
     yaml = YAML()
     yaml.width, yaml.preserve_quotes = 4096, True
     overlay = _overlay(overlay_path)
@@ -38,6 +36,15 @@ def merged_params(overlay_path: Path) -> Any:
     content = read_yaml(_PARAMS_PATH)
     _merge(content, _overlay(overlay_path), ())
     return content
+
+
+def _overlay_path(name: str) -> Path:
+    """Return the path of a preset, or of the overlay that a name ending in .yaml is; no other name leaves configs/."""
+    known = {path.stem: path for path in sorted(PRESETS_DIR.glob("*.yaml"))}
+    path = Path(name) if name.endswith(".yaml") else known.get(name)
+    if path is None or not os.path.isfile(path):  # unlike Path.is_file, it takes names that no file can have
+        raise UserError(f"preset {name!r}: no such file or preset; presets: {', '.join(known)}")
+    return path
 
 
 def _overlay(path: Path) -> dict[str, Any]:

@@ -1,34 +1,26 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from tokenizers import pre_tokenizers
 
 from minillm.errors import UserError
-from minillm.models import check_context, cut_head_to_tokenizer, load_saved, num_parameters, save_model
-from minillm.tokenizers import check_model_directory, check_same_vocabulary, load_saved_tokenizer
+from minillm.model_directory import check_model_directory
+from minillm.models import check_context, check_weights, cut_head_to_tokenizer, load_saved, num_parameters, save_model
+from minillm.tokenizers import check_same_vocabulary, load_saved_tokenizer
 from tests import tiny
-
-
-def word_tokenizer(words: list[str], end: str = "<end>") -> Any:
-    inner = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token=words[-1]))
-    inner.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token=end, pad_token=end)
-
-
-WORDS = ["<end>", *(f"w{index}" for index in range(tiny.NUM_TOKENS - 1))]
+from tests.saved_model import WORDS, save_tiny, word_tokenizer
 
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
-    save_model(tiny.tiny_llama(1), word_tokenizer(WORDS), tmp_path / "model")
-    return tmp_path / "model"
+    return save_tiny(tmp_path / "model")
 
 
 def test_a_saved_model_is_loaded_with_the_same_weights_and_tokenizer(saved: Path) -> None:
@@ -41,13 +33,13 @@ def test_a_saved_model_is_loaded_with_the_same_weights_and_tokenizer(saved: Path
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
-def test_a_missing_file_of_a_model_is_named(saved: Path, name: str) -> None:
+def test_fault_15_a_missing_file_of_a_model_is_named(saved: Path, name: str) -> None:
     (saved / name).unlink()
     with pytest.raises(UserError, match=name.replace(".", r"\.")):
         load_saved(saved, torch.float32, torch.device("cpu"))
 
 
-def test_a_missing_shard_is_named(saved: Path) -> None:
+def test_fault_15_a_missing_shard_is_named(saved: Path) -> None:
     index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
     (saved / "model.safetensors.index.json").write_text(json.dumps(index))
     (saved / "model.safetensors").rename(saved / "model-00001-of-00002.safetensors")
@@ -55,28 +47,67 @@ def test_a_missing_shard_is_named(saved: Path) -> None:
         check_model_directory(saved)
 
 
-def test_a_missing_directory_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["../other/model.safetensors", "/etc/model.safetensors", "pytorch_model.bin", 3])
+def test_fault_15_an_index_names_safetensors_of_its_own_directory(saved: Path, name: Any) -> None:
+    (saved / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+    with pytest.raises(UserError, match=r"index\.json: weight_map: .* is no safetensors file of this directory"):
+        check_model_directory(saved)
+
+
+@pytest.mark.parametrize("content", [{}, {"weight_map": []}, {"weight_map": {}}])
+def test_fault_15_an_index_without_files_is_refused(saved: Path, content: Any) -> None:
+    (saved / "model.safetensors.index.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"index\.json: weight_map: a mapping from tensors to files is needed"):
+        check_model_directory(saved)
+
+
+def test_fault_15_a_tensor_that_the_index_promises_is_named_with_its_file(saved: Path) -> None:
+    names = [*load_file(saved / "model.safetensors"), "model.layers.7.gone"]
+    index = {"weight_map": dict.fromkeys(names, "model.safetensors")}
+    (saved / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match=r"model\.safetensors: tensor 'model\.layers\.7\.gone' is missing"):
+        check_model_directory(saved)
+
+
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+def test_fault_15_no_weight_is_ever_made_up(tmp_path: Path, architecture: str) -> None:
+    directory = tmp_path / "model"
+    save_model(tiny.ARCHITECTURES[architecture](1), word_tokenizer(WORDS), directory)
+    weights = load_file(directory / "model.safetensors")
+    check_weights(directory)
+    for dropped in weights:
+        kept = {name: value for name, value in weights.items() if name != dropped}
+        save_file(kept, directory / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(UserError, match=r"model: \d tensors are missing or of another shape, the first: "):
+            load_saved(directory, torch.float32, torch.device("cpu"))
+        with pytest.raises(UserError, match=r"model: \d tensors are missing or of another shape, the first: "):
+            check_weights(directory)
+
+
+def test_fault_15_a_path_is_loaded_or_refused_without_asking_a_hub(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *arguments, **options: asked.append(arguments))
+    monkeypatch.setattr(socket.socket, "connect", lambda self, address: asked.append(address))
+    load_saved(saved, torch.float32, torch.device("cpu"))
+    load_saved_tokenizer(saved)
+    (saved / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="weights are missing"):
+        load_saved(saved, torch.float32, torch.device("cpu"))
+    # Of a directory that is not there transformers would ask the hub, `local_files_only` or not.
+    for load in (load_saved_tokenizer, lambda path: load_saved(path, torch.float32, torch.device("cpu"))):
+        with pytest.raises(UserError, match="owner/name: no such model directory"):
+            load(Path("owner/name"))
+    assert asked == []
+
+
+def test_fault_15_a_missing_directory_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="absent: no such model directory"):
         check_model_directory(tmp_path / "absent")
 
 
-def test_a_model_that_brings_its_own_code_is_refused(saved: Path) -> None:
-    config = json.loads((saved / "config.json").read_text())
-    marker = saved / "ran"
-    (saved / "canary.py").write_text(f"open({str(marker)!r}, 'w').write('x')\n")
-    (saved / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModelForCausalLM": "canary.X"}}))
-    with pytest.raises(UserError, match="auto_map"):
-        load_saved(saved, torch.float32, torch.device("cpu"))
-    assert not marker.exists()
-
-
-def test_pickled_weights_are_not_a_substitute(saved: Path) -> None:
-    (saved / "model.safetensors").rename(saved / "pytorch_model.bin")
-    with pytest.raises(UserError, match="safetensors only"):
-        check_model_directory(saved)
-
-
-def test_equal_vocabularies_pass_and_the_first_differing_token_is_named() -> None:
+def test_fault_14_equal_vocabularies_pass_and_the_first_differing_token_is_named() -> None:
     teacher = word_tokenizer(["<end>", "a", "b", "c"])
     check_same_vocabulary(teacher, word_tokenizer(["<end>", "a", "b", "c"]))
     with pytest.raises(UserError, match="token 'b' has id 2 in the teacher and 3 in the student"):
@@ -85,9 +116,13 @@ def test_equal_vocabularies_pass_and_the_first_differing_token_is_named() -> Non
         check_same_vocabulary(teacher, word_tokenizer(["<end>", "a", "b"]))
     with pytest.raises(UserError, match="end responses differently"):
         check_same_vocabulary(teacher, word_tokenizer(["<end>", "a", "b", "c"], end="c"))
+    other = word_tokenizer(["<end>", "a", "b", "c"])
+    other.backend_tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    with pytest.raises(UserError, match=r"cut 'In 1984, 31 of 250\.' into different tokens \(7 and 5\)"):
+        check_same_vocabulary(teacher, other)
 
 
-def test_a_padded_head_is_cut_to_the_tokenizer_and_keeps_its_logits() -> None:
+def test_fault_14_a_padded_head_is_cut_to_the_tokenizer_and_keeps_its_logits() -> None:
     model = tiny.tiny_llama(1)
     ids = torch.tensor([[3, 4, 5]])
     with torch.no_grad():
@@ -142,7 +177,7 @@ def config_without_type(saved: Path) -> None:
 @pytest.mark.parametrize(
     "damage", [without_layer, of_another_shape, truncated, emptied, config_cut, config_list, config_without_type]
 )
-def test_a_damaged_model_is_one_line_that_names_its_place(saved: Path, damage: Any) -> None:
+def test_fault_15_a_damaged_model_is_one_line_that_names_its_place(saved: Path, damage: Any) -> None:
     damage(saved)
     with pytest.raises(UserError) as caught:
         load_saved(saved, torch.float32, torch.device("cpu"))
