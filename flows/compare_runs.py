@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from flows.compare_variants import Setting, set_param_arguments
-from flows.dvc_process import StageClock, StageRun, dvc_command, end_leftovers, remove_dead_lock
+from flows.dvc_lock import remove_dead_lock, wait_for_others
+from flows.dvc_process import StageClock, StageRun, dvc_command, end_leftovers
 from flows.environment import child_environment
 from flows.finish import record_outcomes
 from flows.processes import STAGE_GRACE_S, group_members, process_group, wait_until
@@ -38,6 +39,7 @@ def run_experiment(root: Path, name: str, settings: Mapping[str, Setting]) -> Pa
 
 def _run_dvc(root: Path, arguments: tuple[str, ...], environment: Mapping[str, str]) -> dict[str, StageRun]:
     """Run a DVC command, pass on its lines, and return what it did with each stage."""
+    wait_for_others(root)
     remove_dead_lock(root)
     clock = StageClock()
     command = dvc_command(*arguments)

@@ -15,7 +15,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from flows.dvc_process import dvc_command, remove_dead_lock
+from flows.dvc_lock import remove_dead_lock
+from flows.dvc_process import dvc_command
 from flows.environment import child_environment
 from flows.graph import GRAPH_NAME
 from minillm.errors import UserError

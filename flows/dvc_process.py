@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -14,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import psutil
-
+from flows.dvc_lock import remove_dead_lock, wait_for_others
 from flows.environment import child_environment
 from flows.processes import end_group, process_group
 from minillm.errors import UserError
@@ -29,8 +27,6 @@ _STAGE_LINES: dict[Outcome, re.Pattern[str]] = {
     "restored": re.compile(r"Stage '([^']+)' is cached - skipping run, checking out outputs"),
 }
 _NUM_KEPT_LINES = 20
-_RWLOCK = Path(".dvc/tmp/rwlock")
-_CLOCK_SLACK_S = 1.0
 _LOCAL_SETTINGS = Path(".dvc/config.local")
 _NO_GIT = "[core]\n    no_scm = true\n"
 
@@ -97,6 +93,7 @@ def reproduce(
     With `stderr_to_terminal` standard error stays the caller's, so that progress bars are seen as such; its lines then
     reach neither `on_line` nor the error. `on_start` receives DVC's process id.
     """
+    wait_for_others(root)
     for message in (remove_dead_lock(root), allow_no_git(root)):
         if message:
             on_line(message)
@@ -129,27 +126,6 @@ def dvc_command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "dvc", *arguments]
 
 
-def remove_dead_lock(root: Path) -> str | None:
-    """Remove DVC's lock file when a killed run left it in a state that DVC does not mend; return what was done.
-
-    A SIGKILL may leave it empty. It may also name a process that DVC takes for a living one: a zombie that the first
-    process of a container never collects, or a newcomer that got the same number.
-    """
-    path = root / _RWLOCK
-    if not path.exists():
-        return None
-    holders = _lock_holders(path)
-    if holders is None:
-        is_dead = not _dvc_works_in(root)
-    else:
-        written_s = path.stat().st_mtime
-        is_dead = any(map(psutil.pid_exists, holders)) and not any(_may_hold(pid, written_s) for pid in holders)
-    if not is_dead:
-        return None
-    path.unlink(missing_ok=True)
-    return f"removed {_RWLOCK}: a killed run left it behind, and no DVC process is running here"
-
-
 def allow_no_git(root: Path) -> str | None:
     """Let DVC work in a copy of the files that is no git repository, such as an image; return what was done."""
     if not (root / ".dvc").is_dir():
@@ -159,39 +135,6 @@ def allow_no_git(root: Path) -> str | None:
         return None
     settings.write_text(_NO_GIT, encoding="utf-8")
     return f"not a git repository: DVC works, but not `dvc exp` and its diff commands (set in {_LOCAL_SETTINGS})"
-
-
-def _lock_holders(path: Path) -> list[int] | None:
-    """Return the ids of the processes that a lock file names, or None when it cannot be read."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        readers = [reader for entries in content.get("read", {}).values() for reader in entries]
-        return [int(entry["pid"]) for entry in (*readers, *content.get("write", {}).values())]
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return None
-
-
-def _may_hold(pid: int, written_s: float) -> bool:
-    """Return whether a living process is old enough to have written the lock file."""
-    try:
-        process = psutil.Process(pid)
-        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= written_s + _CLOCK_SLACK_S
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _dvc_works_in(root: Path) -> bool:
-    return any(_is_dvc_in(process, root.resolve()) for process in psutil.process_iter())
-
-
-def _is_dvc_in(process: psutil.Process, root: Path) -> bool:
-    try:
-        names = [Path(argument).name for argument in process.cmdline()[:4]]
-        return "dvc" in names and Path(process.cwd()).is_relative_to(root)
-    except psutil.AccessDenied:
-        return "dvc" in process.name()
-    except psutil.Error:
-        return False
 
 
 def _lines(process: subprocess.Popen[str]) -> Iterator[str]:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from minillm.digests import content_sha256
 from minillm.durable import sync
-from minillm.errors import UserError
+from minillm.errors import DamagedError, UserError
 from minillm.failpoints import failpoint
 from minillm.types import TrainingState
 
@@ -66,12 +66,17 @@ class Checkpoints:
         for path in reversed(self._paths()):
             try:
                 return _read(path), path / _BEST
-            except _DamagedError as error:
+            except DamagedError as error:
                 reasons.append(f"{path}: {error}")
                 _log.warning("checkpoint passed over: %s", reasons[-1])
         if reasons:
             raise UserError(f"no checkpoint is whole; remove {self._directory} to start anew: {'; '.join(reasons)}")
         return None
+
+    def drop(self) -> None:
+        """Remove all of them."""
+        for path in self._paths():
+            self._remove(path)
 
     def _paths(self) -> list[Path]:
         return sorted(self._directory.glob("step-*"))
@@ -83,13 +88,12 @@ class Checkpoints:
     def _prune(self) -> None:
         for path in self._paths()[:-_NUM_KEPT]:
             failpoint("checkpoint.before_prune")
-            doomed = path.with_name(f".{path.name}.tmp")
-            os.replace(path, doomed)  # so that a kill leaves no half of a checkpoint under its name
-            shutil.rmtree(doomed)
+            self._remove(path)
 
-
-class _DamagedError(Exception):
-    """Why a checkpoint cannot be used."""
+    def _remove(self, path: Path) -> None:
+        doomed = path.with_name(f".{path.name}.tmp")
+        os.replace(path, doomed)  # so that a kill leaves no half of a checkpoint under its name
+        shutil.rmtree(doomed)
 
 
 def _write(directory: Path, state: TrainingState, best: Path) -> None:
@@ -126,23 +130,23 @@ def _read(path: Path) -> TrainingState:
     manifest = _manifest(path)
     for name, expected in manifest["sha256"].items():
         if not (path / name).is_file():
-            raise _DamagedError(f"{name} is missing")
+            raise DamagedError(f"{name} is missing")
         if content_sha256(path / name) != expected:
-            raise _DamagedError(f"{name} is not as it was written")
+            raise DamagedError(f"{name} is not as it was written")
     try:
         tensors = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
         return TrainingState(manifest["step"], tensors, json.loads((path / _VALUES).read_text(encoding="utf-8")))
     except (OSError, SafetensorError, ValueError) as error:
-        raise _DamagedError(str(error)) from error
+        raise DamagedError(str(error)) from error
 
 
 def _manifest(path: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise _DamagedError(f"{_MANIFEST}: {error}") from error
+        raise DamagedError(f"{_MANIFEST}: {error}") from error
     if manifest.get("schema") != _SCHEMA or path.name != f"step-{manifest.get('step', -1):08d}":
-        raise _DamagedError(f"{_MANIFEST} does not fit: {manifest!r:.200}")
+        raise DamagedError(f"{_MANIFEST} does not fit: {manifest!r:.200}")
     return manifest
 
 

@@ -1,6 +1,10 @@
 """Errors that end a stage in one line: their text says what is wrong, where, and what is allowed."""
 
 
+class DamagedError(RuntimeError):
+    """A file whose contents are not those that were written."""
+
+
 class NonFiniteError(RuntimeError):
     """A loss or a gradient that is not a finite number; the weights are still those of the last good step."""
 

@@ -10,13 +10,9 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from minillm.errors import NonFiniteError, UserError
+from tasks.endings import ending
 from tasks.runner import STAGES, run_stage
 
-_USER_ERROR_EXIT = 2
-_NON_FINITE_EXIT = 3
-_SYSTEM_ERROR_EXIT = 4  # no space, no permission, a file where a directory must be
-_INTERRUPTED_EXIT = 130
 _SIGNAL_EXIT_BASE = 128
 
 
@@ -31,18 +27,12 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _end)
     try:
         _dispatch(parser, options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return _USER_ERROR_EXIT
-    except NonFiniteError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return _NON_FINITE_EXIT
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return _SYSTEM_ERROR_EXIT
-    except KeyboardInterrupt:
-        print("interrupted; nothing of this stage was published", file=sys.stderr)
-        return _INTERRUPTED_EXIT
+    except (Exception, KeyboardInterrupt) as error:
+        end = ending(error)
+        if end is None:
+            raise
+        print(end.line, file=sys.stderr)
+        return end.exit_code
     return 0
 
 

@@ -16,6 +16,7 @@ import torch
 import transformers
 
 from minillm.digests import content_sha256, digest
+from minillm.failpoints import failpoint
 from minillm.params import read_yaml
 from tasks.storage import STATE_DIR, write_json
 
@@ -50,10 +51,16 @@ def kept(key: str, judge: Callable[[], Judgement]) -> Judgement:
     path = _KEPT_DIR / f"{key}.json"
     found = _read(path)
     if found is None:
-        found = judge()
+        found = _in_order(judge())
         content = asdict(found)
         write_json(path, {"sha256": digest(content).hex(), "judgement": content})
+        failpoint("judgement.kept")
     return found
+
+
+def _in_order(judgement: Judgement) -> Judgement:
+    """Return it with its decodings by name, as they come back from a file: their order reaches the outputs."""
+    return Judgement(dict(sorted(judgement.responses.items())), judgement.reverse_kl)
 
 
 def _read(path: Path) -> Judgement | None:

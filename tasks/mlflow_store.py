@@ -87,14 +87,12 @@ class Store:
         return child
 
     def _found_or_made(self, experiment: str, condition: str, run: Event) -> str:
-        for found in self._client.search_runs([experiment], condition, max_results=1):
-            run_id = str(found.info.run_id)
-            break
-        else:
-            made = self._client.create_run(experiment, run["time_ms"], run_name=run["name"], tags=run["tags"])
-            run_id = str(made.info.run_id)
-        _log_params(self._client, run_id, run["params"])
-        return run_id
+        """Return a run with its parameters; those of a run that was there are not changed, which MLflow refuses."""
+        found = next(iter(self._client.search_runs([experiment], condition, max_results=1)), None)
+        there = found or self._client.create_run(experiment, run["time_ms"], run_name=run["name"], tags=run["tags"])
+        missing = {name: value for name, value in run["params"].items() if name not in there.data.params}
+        _log_params(self._client, there.info.run_id, missing)
+        return str(there.info.run_id)
 
     def _metrics(self, ids: Mapping[str, str], spool: Path, run: str, points: list[Any]) -> None:
         from mlflow.entities import Metric
@@ -131,7 +129,9 @@ class Store:
         )
         self._client.log_model_artifacts(model.model_id, path)
         self._client.finalize_logged_model(model.model_id, "READY")
-        self._client.log_outputs(ids["child"], [LoggedModelOutput(model.model_id, step)])
+        outputs = self._client.get_run(ids["child"]).outputs
+        if model.model_id not in [output.model_id for output in (outputs.model_outputs if outputs else ())]:
+            self._client.log_outputs(ids["child"], [LoggedModelOutput(model.model_id, step)])
 
     def _end(self, ids: Mapping[str, str], spool: Path, status: str, time_ms: int, outcomes: dict[str, str]) -> None:
         """Close the stage's run, note outcomes that the parent has none of yet, and set the parent's status by all."""

@@ -8,6 +8,7 @@ import inspect
 import json
 import re
 import resource
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +20,8 @@ from minillm.digests import content_sha256
 from minillm.errors import UserError
 from minillm.params import load_params, read_yaml
 from minillm.stopwatch import RSS_UNITS_PER_MIB
-from tasks.storage import STATE_DIR, write_json
+from tasks.integrity import check_inputs
+from tasks.storage import FINISHED_NAME, STATE_DIR, TRAINING_DIR, write_json
 from tasks.tracking import open_tracker
 
 if TYPE_CHECKING:
@@ -34,7 +36,9 @@ _GRAPH_PATH = Path("dvc.yaml")
 def run_stage(name: str) -> None:
     """Run `tasks.NAME.run` with the sections of params.yaml that its arguments name."""
     params = load_params(_PARAMS_PATH)
+    drop_finished(name)
     with recorded_cost(name):
+        check_inputs(list(_dependencies(name, params)))
         run = importlib.import_module(f"tasks.{name}").run
         before = _fingerprint(name, run, params)
         sessions = _sessions(name, run, params)
@@ -42,8 +46,6 @@ def run_stage(name: str) -> None:
             run(**stage_arguments(run, params), tracker=tracker, **sessions)
             if _fingerprint(name, run, load_params(_PARAMS_PATH)) != before:
                 raise UserError(f"stage {name}: its parameters or inputs were edited while it ran; run it again")
-        for session in sessions.values():
-            session.close()
 
 
 @contextmanager
@@ -76,6 +78,13 @@ def _peak_rss_mib() -> float:
     return max(usage.ru_maxrss for usage in usages) / RSS_UNITS_PER_MIB
 
 
+def drop_finished(name: str) -> None:
+    """Drop what other training stages kept in case their run would not be recorded: this one follows, so it was."""
+    for path in TRAINING_DIR.glob(f"*/*/{FINISHED_NAME}"):
+        if path.parent.parent.name != name:
+            shutil.rmtree(path.parent)
+
+
 def _fingerprint(name: str, run: Callable[..., None], params: Params) -> str:
     """Return a hash of what DVC will record as the stage's inputs.
 
@@ -102,9 +111,14 @@ def _identity(name: str, run: Callable[..., None], params: Params) -> dict[str, 
 
 
 def _dependency_files(name: str, params: Params) -> Iterator[Path]:
-    for dependency in read_yaml(_GRAPH_PATH)["stages"][name]["deps"]:
-        root = Path(_interpolated(dependency, params))
+    for dependency in _dependencies(name, params):
+        root = Path(dependency)
         yield from sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else [root]
+
+
+def _dependencies(name: str, params: Params) -> Iterator[str]:
+    for dependency in read_yaml(_GRAPH_PATH)["stages"][name]["deps"]:
+        yield _interpolated(dependency, params)
 
 
 def _interpolated(text: str, params: Params) -> str:

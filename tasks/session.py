@@ -18,10 +18,10 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from minillm.checkpoint import Checkpoints
-from minillm.digests import digest
+from minillm.digests import content_sha256, digest
 from minillm.failpoints import failpoint
 from minillm.types import StepReport, TrainingState
-from tasks.storage import STATE_DIR, read_json, write_json
+from tasks.storage import FINISHED_NAME, TRAINING_DIR, read_json, write_json
 
 _log = logging.getLogger(__name__)
 
@@ -42,8 +42,9 @@ class Session:
     """
 
     def __init__(self, stage: str, inputs: Callable[[], Mapping[str, Any]], every_s: float) -> None:
-        self._stage_dir, self._inputs, self._every_s = STATE_DIR / "training" / stage, inputs, every_s
+        self._stage_dir, self._inputs, self._every_s = TRAINING_DIR / stage, inputs, every_s
         self._directory = self._stage_dir / "unopened"
+        self.is_finished = False  # training ended in an earlier run, which nobody recorded
         self._last_s, self._cost_s, self._is_ending = time.monotonic(), 0.0, False
 
     @property
@@ -52,11 +53,19 @@ class Session:
         return self._directory / "best"
 
     def resume(self) -> tuple[TrainingState | None, History]:
-        """Return the state to go on from and the history up to it; nothing when this run has not been begun before."""
+        """Return the state to go on from and the history up to it; nothing when this run has not been begun before.
+
+        When training had ended, there is no state to go on from: `is_finished`, and the best weights are there.
+        """
         identity = {**self._inputs(), **_arithmetic()}
         self._directory = self._stage_dir / digest(identity).hex()[:_KEY_LENGTH]
         self._tell_others(identity)
         write_json(self._directory / "identity.json", identity)
+        history = self._finished_history()
+        if history is not None:
+            self.is_finished = True
+            _log.info("%s: training had ended; publishing its best weights", self._stage_dir.name)
+            return None, history
         found = Checkpoints(self._directory).newest()
         shutil.rmtree(self.best_dir, ignore_errors=True)
         if found is None:
@@ -105,13 +114,23 @@ class Session:
         self._last_s = time.monotonic()
         self._cost_s = self._last_s - start_s
 
-    def close(self) -> None:
-        """Drop what was kept: the stage has ended well."""
-        shutil.rmtree(self._stage_dir, ignore_errors=True)
+    def finish(self, history: History) -> None:
+        """Keep the best weights alone: a stage that is killed before DVC has recorded it publishes them again."""
+        write_json(self._directory / FINISHED_NAME, {"best": content_sha256(self.best_dir), "history": history})
+        failpoint("session.finished")
+        Checkpoints(self._directory).drop()
+
+    def _finished_history(self) -> History | None:
+        path = self._directory / FINISHED_NAME
+        if not path.exists():
+            return None
+        finished = read_json(path)
+        is_whole = self.best_dir.is_dir() and content_sha256(self.best_dir) == finished["best"]
+        return finished["history"] if is_whole else None
 
     def _tell_others(self, identity: Mapping[str, Any]) -> None:
         for path in sorted(self._stage_dir.glob("*/identity.json")):
-            if path.parent != self._directory:
+            if path.parent != self._directory and not (path.parent / FINISHED_NAME).exists():
                 names = ", ".join(_differences(read_json(path), json.loads(json.dumps(identity))))
                 _log.info("%s: an unfinished run with another %s is left aside", self._stage_dir.name, names)
 

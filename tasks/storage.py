@@ -28,6 +28,9 @@ METRICS_DIR = Path("metrics")
 PLOTS_DIR = Path("plots")
 REPORT_PATH = Path("reports/report.html")
 STATE_DIR = Path("state")  # of unfinished stages: outside every output, ignored by git and DVC
+# STAGE/IDENTITY in it: checkpoints of a training stage; once it is trained, its best weights and FINISHED_NAME.
+TRAINING_DIR = STATE_DIR / "training"
+FINISHED_NAME = "finished.json"
 
 
 @contextmanager

@@ -41,9 +41,27 @@ def publish_best(
     """
     state, history = session.resume()
     _tell_again(tracker, history)
+    if not session.is_finished:
+        reports = progress(train(state), stage, total=num_steps + 1, num_done=len(history))
+        _train(reports, model, tokenizer, history, stage, tracker, session)
+        session.finish(history)
+    _publish(session.best_dir, published_dir)
+    return [_curve_row(row) for row in history]
+
+
+def _train(
+    reports: Iterable[StepReport],
+    model: Any,
+    tokenizer: Any,
+    history: list[dict[str, float]],
+    stage: str,
+    tracker: Tracker,
+    session: Session,
+) -> None:
+    """Keep the best weights, tell MLflow and offer a checkpoint step by step; `history` grows by a row each."""
     try:
         with session.ending_on_sigterm():
-            for report in progress(train(state), stage, total=num_steps + 1, num_done=len(history)):
+            for report in reports:
                 if report.is_best:
                     save_model(model, tokenizer, session.best_dir)
                 history.append({"step": report.step, "is_best": report.is_best, "time_ms": now_ms(), **report.metrics})
@@ -53,8 +71,6 @@ def publish_best(
         best_step = f"{best_row(history)['step']:.0f}" if history else ""
         good = f"; best weights so far: {session.best_dir}, of step {best_step}" if history else ""
         raise NonFiniteError(f"stage {stage}: {error}{good}") from error
-    _publish(session.best_dir, published_dir)
-    return [_curve_row(row) for row in history]
 
 
 def _tell_again(tracker: Tracker, history: Sequence[dict[str, float]]) -> None:

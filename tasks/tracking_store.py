@@ -45,4 +45,4 @@ def make_client_hurry() -> None:
 
 def without_secrets(text: str) -> str:
     """Return a text with the user and password of every address in it struck out."""
-    return re.sub(r"://[^@/\s]+@", "://***@", text)
+    return re.sub(r"://[^\s'\"]*@", "://***@", text)

@@ -1,15 +1,15 @@
-"""`python -m tests.chaos [--short]`: kill the stages that train, let them go on, and compare with a run left alone.
+"""`python -m tests.chaos [--short]`: kill stages and `dvc repro`, let them go on, and compare with a run left alone.
 
 Each stage runs as its own process on the tiny pipeline of the tests. It is killed (SIGKILL) at random moments and at
-every named failpoint, also while it resumes; what it publishes in the end must be the same, byte for byte. A control
-changes one part of a checkpoint under a valid manifest: the comparison must notice. Result: metrics/chaos.json.
+every named failpoint, also while it resumes, and told to end (SIGTERM); what it publishes in the end must be the same,
+byte for byte. A control changes one part of a checkpoint under a valid manifest: the comparison must notice. Then
+`dvc repro` is killed under our entry point (tests/chaos_repro.py). Result: metrics/chaos.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import re
 import shutil
@@ -19,15 +19,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from flows.environment import child_environment
+from flows.processes import STAGE_GRACE_S
 from minillm.checkpoint import Checkpoints
 from minillm.digests import content_sha256
 from minillm.failpoints import VARIABLE
+from tests.chaos_findings import Findings
+from tests.chaos_repro import kill_repro
 from tests.imports import ROOT
 from tests.tiny_pipeline import command, new_repository, set_knob
 
@@ -35,6 +38,7 @@ STAGES = {
     "teacher": ["models/teacher", "metrics/teacher.json", "plots/teacher.tsv"],
     "warmup": ["models/warmup", "metrics/warmup.json", "plots/warmup.tsv"],
     "distill": ["models/student", "metrics/distill.json", "plots/distill.tsv"],
+    "evaluate": ["outputs/responses", "metrics/evaluate.json"],
 }
 PLACES = [
     "optimizer.before_step:3",
@@ -45,28 +49,19 @@ PLACES = [
     "checkpoint.before_rename:2",
     "checkpoint.after_rename:1",
     "checkpoint.before_prune:1",
+    "session.finished:1",
     "publish.copied:1",
     "publish.removed:1",
     "publish.replaced:1",
 ]
 ONLY_DISTILL = ["rollout.sampled:2"]
+IN_EVALUATION = ["judgement.kept:1", "judgement.kept:2", "judgement.kept:3"]
 SHORT_PLACES = ["optimizer.after_step:3", "publish.removed:1"]
-NUM_RANDOM = 20
+NUM_RANDOM, NUM_TERMINATED, NUM_REPRO = 20, 10, 60
+NUM_REPRO_SHORT = 3
 _IN_THIRD_PHASE = "optimizer.before_step:9"
 _RESUMED = re.compile(r"going on behind step (\d+)")
 _TIMEOUT_S = 300
-
-
-@dataclass
-class Findings:
-    """What a campaign found; a lost step is one that a checkpoint held and that was trained again."""
-
-    kills: int = 0
-    divergences: int = 0
-    lost_steps: int = 0
-    manual_repairs: int = 0
-    control_detected: bool = False
-    cases: list[str] = field(default_factory=list)
 
 
 class Campaign:
@@ -94,6 +89,14 @@ class Campaign:
             self._killed(self._run(limit_s=limit_s))
         self._finish(f"{self._stage} after {', then '.join(f'{limit_s:.1f} s' for limit_s in seconds)}")
 
+    def end_after(self, *seconds: float) -> None:
+        """Tell one run after the other to end after a time; each must end by itself in time, with 143 or its result."""
+        self._clear()
+        for limit_s in seconds:
+            done = self._run(limit_s=limit_s, number=signal.SIGTERM)
+            self._found.divergences += done.returncode not in (0, 128 + signal.SIGTERM)
+        self._finish(f"{self._stage} told to end after {', then '.join(f'{limit_s:.1f} s' for limit_s in seconds)}")
+
     def control(self) -> None:
         """Forget the optimizer's moments in a checkpoint that is otherwise whole; the end must differ."""
         self._clear()
@@ -119,7 +122,7 @@ class Campaign:
         resumed = _RESUMED.search(done.stdout)
         lost = newest - (int(resumed[1]) if resumed else 0)
         is_same = done.returncode == 0 and self._published() == self._expected
-        left = list(self._root.rglob(".*.tmp")) + list(self._state_dir().glob("*"))
+        left = list(self._root.rglob(".*.tmp")) + list(self._state_dir().glob("*/step-*"))
         self._found.manual_repairs += done.returncode != 0
         self._found.divergences += not is_same
         self._found.lost_steps += lost
@@ -129,7 +132,10 @@ class Campaign:
         self._found.divergences += bool(left)
 
     def _run(
-        self, environment: dict[str, str] | None = None, limit_s: float = _TIMEOUT_S
+        self,
+        environment: dict[str, str] | None = None,
+        limit_s: float = _TIMEOUT_S,
+        number: signal.Signals = signal.SIGKILL,
     ) -> subprocess.CompletedProcess[str]:
         arguments = [sys.executable, "-m", "tasks", self._stage]
         variables = {**child_environment(environment or {}), "OMP_NUM_THREADS": "1"}
@@ -139,8 +145,8 @@ class Campaign:
             try:
                 output, errors = process.communicate(timeout=limit_s)
             except subprocess.TimeoutExpired:
-                os.kill(process.pid, signal.SIGKILL)
-                output, errors = process.communicate()
+                process.send_signal(number)
+                output, errors = _last_words(process)
         return subprocess.CompletedProcess(arguments, process.returncode, output, errors)
 
     def _published(self) -> dict[str, str]:
@@ -148,7 +154,8 @@ class Campaign:
 
     def _clear(self) -> None:
         """Do as DVC does before a stage: remove its outputs; its state is that of no run."""
-        shutil.rmtree(self._state_dir(), ignore_errors=True)
+        for directory in (self._state_dir(), self._root / "state/evaluate"):
+            shutil.rmtree(directory, ignore_errors=True)
         for name in STAGES[self._stage]:
             path = self._root / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
@@ -157,13 +164,23 @@ class Campaign:
         return self._root / "state/training" / self._stage
 
 
+def _last_words(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """Return what a process that was signalled still printed; one that does not end in its time of grace is killed."""
+    try:
+        return process.communicate(timeout=STAGE_GRACE_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.communicate()
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the campaign, write its result and return 0 when nothing was lost and the control was noticed."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--short", action="store_true", help="a few kills, in minutes")
     is_short = parser.parse_args(arguments).short
     with tempfile.TemporaryDirectory(prefix="minillm-chaos-") as name:
-        found = campaign(prepared_repository(Path(name)), is_short)
+        found = campaign(prepared_repository(Path(name) / "stages"), is_short)
+        kill_repro(Path(name) / "repro", found, NUM_REPRO_SHORT if is_short else NUM_REPRO)
     result = {key: value for key, value in vars(found).items() if key != "cases"}
     (ROOT / "metrics").mkdir(exist_ok=True)
     (ROOT / "metrics/chaos.json").write_text(json.dumps(result, indent=2) + "\n")
@@ -192,15 +209,26 @@ def campaign(root: Path, is_short: bool) -> Findings:
         for places in _places(stage, is_short):
             each.kill_at(*places)
         if not is_short:
-            for _ in range(NUM_RANDOM):
-                each.kill_after(draw.uniform(0.2, 1.0) * each.time_s)
-            each.kill_after(*(draw.uniform(0.5, 1.0) * each.time_s for _ in range(4)))
-    each.control()
+            _at_random(each, draw)
+        if stage == "distill":
+            each.end_after(0.7 * each.time_s, 0.7 * each.time_s)
+            each.control()
     return found
+
+
+def _at_random(each: Campaign, draw: random.Random) -> None:
+    for _ in range(NUM_RANDOM):
+        each.kill_after(draw.uniform(0.2, 1.0) * each.time_s)
+    each.kill_after(*(draw.uniform(0.5, 1.0) * each.time_s for _ in range(4)))
+    for _ in range(NUM_TERMINATED):
+        each.end_after(draw.uniform(0.2, 1.0) * each.time_s)
 
 
 def _places(stage: str, is_short: bool) -> Iterator[tuple[str, ...]]:
     """Yield what one case is killed at, in turn; the last ones are killed again while they resume."""
+    if stage == "evaluate":
+        yield from ((place,) for place in (IN_EVALUATION[-1:] if is_short else IN_EVALUATION))
+        return
     if is_short:
         yield from ((place,) for place in SHORT_PLACES)
     else:

@@ -23,8 +23,12 @@ print(f"{name}: 1/2 (50%) 4.00/s ETA 0:01", flush=True)
 if Path("fail").exists() and Path("fail").read_text() == name:
     sys.exit("the fake stage was told to fail")
 if Path("sleep").exists() and Path("sleep").read_text() == name:
-    Path("started").write_text(str(os.getpid()))
-    time.sleep(600)
+    Path("starting").write_text(str(os.getpid()))
+    os.replace("starting", "started")
+    for _ in range(6000):
+        if not Path("sleep").exists():
+            break
+        time.sleep(0.1)
 text = name + "".join(Path(path).read_text() for path in inputs)
 output.parent.mkdir(exist_ok=True)
 output.write_text(text)

@@ -74,7 +74,7 @@ def emptied(content: bytes) -> bytes:
 
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("damage", [cut, emptied, None], ids=["cut", "empty", "missing"])
-def test_a_damaged_checkpoint_is_passed_over_aloud(
+def test_fault_04_a_damaged_checkpoint_is_passed_over_aloud(
     file: str, damage: Any, tmp_path: Path, best: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     checkpoints = Checkpoints(tmp_path / "run")
@@ -92,7 +92,7 @@ def test_a_damaged_checkpoint_is_passed_over_aloud(
     assert "step-00000004" in caplog.text and Path(file).name in caplog.text
 
 
-def test_any_flipped_bit_of_the_tensors_is_noticed(tmp_path: Path, best: Path) -> None:
+def test_fault_04_any_flipped_bit_of_the_tensors_is_noticed(tmp_path: Path, best: Path) -> None:
     checkpoints = Checkpoints(tmp_path / "run")
     checkpoints.save(state(3), best)
     checkpoints.save(state(4), best)
@@ -107,7 +107,7 @@ def test_any_flipped_bit_of_the_tensors_is_noticed(tmp_path: Path, best: Path) -
     assert found is not None and found[0].step == 4
 
 
-def test_with_every_checkpoint_damaged_nothing_starts_anew_in_silence(tmp_path: Path, best: Path) -> None:
+def test_fault_04_with_every_checkpoint_damaged_nothing_starts_anew_in_silence(tmp_path: Path, best: Path) -> None:
     checkpoints = Checkpoints(tmp_path / "run")
     checkpoints.save(state(3), best)
     (tmp_path / "run/step-00000003/MANIFEST.json").write_text("{}")
@@ -119,7 +119,7 @@ PLACES = ["checkpoint.file_written", "checkpoint.before_manifest", "checkpoint.b
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_full_disk_leaves_the_checkpoint_before_and_no_half_of_another(
+def test_fault_03_a_full_disk_leaves_the_checkpoint_before_and_no_half_of_another(
     place: str, tmp_path: Path, best: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoints = Checkpoints(tmp_path / "run")
@@ -134,7 +134,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_no_half_of_another(
     assert found is not None and found[0].step == 4
 
 
-def test_leftovers_of_a_kill_are_dropped(tmp_path: Path, best: Path) -> None:
+def test_fault_02_leftovers_of_a_kill_are_dropped(tmp_path: Path, best: Path) -> None:
     checkpoints = Checkpoints(tmp_path / "run")
     checkpoints.save(state(3), best)
     (tmp_path / "run/.step-00000004.tmp").mkdir()
@@ -143,7 +143,7 @@ def test_leftovers_of_a_kill_are_dropped(tmp_path: Path, best: Path) -> None:
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["step-00000003"]
 
 
-def test_a_manifest_of_another_step_is_not_trusted(tmp_path: Path, best: Path) -> None:
+def test_fault_04_a_manifest_of_another_step_is_not_trusted(tmp_path: Path, best: Path) -> None:
     checkpoints = Checkpoints(tmp_path / "run")
     checkpoints.save(state(3), best)
     path = tmp_path / "run/step-00000003/MANIFEST.json"

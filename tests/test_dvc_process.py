@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -16,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.dvc_process import DvcError, StageClock, StageRun, is_up_to_date, remove_dead_lock, reproduce
+from flows.dvc_process import DvcError, StageClock, StageRun, dvc_command, is_up_to_date, reproduce
 from flows.environment import child_environment
 from flows.processes import wait_until
 from minillm.errors import UserError
@@ -136,7 +134,7 @@ def _has_ended(process: psutil.Process) -> bool:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name)
-def test_no_stage_outlives_us_whatever_signal_ends_us(tmp_path: Path, number: signal.Signals) -> None:
+def test_fault_09_no_stage_outlives_us_whatever_signal_ends_us(tmp_path: Path, number: signal.Signals) -> None:
     root = make_scratch_repository(tmp_path)
     with _run_that_hangs(root) as (runner, stage):
         dvc = psutil.Process(runner.pid).children()[0]
@@ -147,74 +145,27 @@ def test_no_stage_outlives_us_whatever_signal_ends_us(tmp_path: Path, number: si
     assert _outcomes(root) == {"prepare": "skipped", "distill": "ran", "report": "ran"}
 
 
-def test_no_stage_outlives_its_dvc(tmp_path: Path) -> None:
+def test_fault_06_of_two_runs_one_is_refused_and_the_other_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.dvc_lock._LEFTOVER_S", 0.5)
+    root = make_scratch_repository(tmp_path)
+    with _run_that_hangs(root) as (_, stage):
+        with pytest.raises(UserError, match="another run works here"):
+            reproduce(root, None, lambda line: None, {})
+        plain = subprocess.run(
+            dvc_command("repro"), cwd=root, env=child_environment({}), capture_output=True, text=True
+        )
+        assert plain.returncode == 255 and "busy" in plain.stderr
+        assert not _has_ended(stage) and (root / "started").read_text() == str(stage.pid)
+
+
+def test_fault_09_no_stage_outlives_its_dvc(tmp_path: Path) -> None:
     root = make_scratch_repository(tmp_path)
     with _run_that_hangs(root) as (runner, stage):
         next(child for child in psutil.Process(runner.pid).children() if "dvc" in child.cmdline()).kill()
         assert wait_until(lambda: _has_ended(stage), _END_TIMEOUT_S)
         assert runner.wait(_END_TIMEOUT_S) != 0
-
-
-def test_an_empty_lock_of_a_killed_run_is_removed_and_said(tmp_path: Path) -> None:
-    root, lines = make_scratch_repository(tmp_path), list[str]()
-    (root / ".dvc/tmp").mkdir(exist_ok=True)
-    (root / ".dvc/tmp/rwlock").write_text("")
-    reproduce(root, "prepare", lines.append, {})
-    assert lines[0].startswith("removed .dvc/tmp/rwlock: a killed run left it behind")
-    assert _outcomes(root, "prepare") == {"prepare": "skipped"}
-
-
-def _write_lock(root: Path, pid: int, age_s: float) -> Path:
-    path = root / ".dvc/tmp/rwlock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    holder = {"pid": pid, "cmd": "dvc repro"}
-    path.write_text(json.dumps({"write": {"/out": holder}, "read": {"/dep": [holder]}}))
-    written_s = time.time() - age_s
-    os.utime(path, (written_s, written_s))
-    return path
-
-
-@pytest.mark.parametrize(("age_s", "is_removed"), [(0.0, False), (10**8, True)], ids=["its holder", "a newcomer"])
-def test_a_lock_that_names_a_living_process_is_removed_only_if_that_came_later(
-    tmp_path: Path, age_s: float, is_removed: bool
-) -> None:
-    path = _write_lock(tmp_path, os.getpid(), age_s)
-    assert (remove_dead_lock(tmp_path) is not None) == is_removed
-    assert path.exists() != is_removed
-
-
-def test_a_lock_that_names_a_zombie_is_removed(tmp_path: Path) -> None:
-    zombie = subprocess.Popen(["/bin/true"])
-    try:
-        assert wait_until(lambda: psutil.Process(zombie.pid).status() == psutil.STATUS_ZOMBIE, _START_TIMEOUT_S)
-        path = _write_lock(tmp_path, zombie.pid, 0.0)
-        assert remove_dead_lock(tmp_path) is not None
-        assert not path.exists()
-    finally:
-        zombie.wait()
-
-
-def test_a_lock_that_names_nobody_alive_is_left_to_dvc(tmp_path: Path) -> None:
-    gone = subprocess.Popen(["/bin/true"])
-    gone.wait()
-    path = _write_lock(tmp_path, gone.pid, 0.0)
-    assert remove_dead_lock(tmp_path) is None
-    assert path.exists()
-
-
-def test_a_lock_is_left_alone_while_a_dvc_process_works_here(tmp_path: Path) -> None:
-    path = tmp_path / ".dvc/tmp/rwlock"
-    path.parent.mkdir(parents=True)
-    path.write_text("")
-    command = [sys.executable, "-c", "import time; time.sleep(600)", "dvc"]
-    with subprocess.Popen(command, cwd=tmp_path) as other:
-        try:
-            assert wait_until(lambda: "dvc" in psutil.Process(other.pid).cmdline(), _START_TIMEOUT_S)
-            assert remove_dead_lock(tmp_path) is None
-        finally:
-            other.kill()
-    assert remove_dead_lock(tmp_path) is not None
-    assert not path.exists()
 
 
 def test_the_clock_gives_each_stage_the_time_until_the_next_one() -> None:

@@ -31,6 +31,11 @@ def test_a_kept_judgement_comes_back_to_the_last_bit_and_is_not_made_again(proje
         kept("other", never)
 
 
+def test_a_kept_judgement_has_its_decodings_in_the_order_of_one_just_made(project: Path) -> None:
+    made, found = kept("key", lambda: FOUND), kept("key", never)
+    assert list(made.responses) == list(found.responses) == ["greedy", "seed-10"]
+
+
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"\xff"])
 def test_a_damaged_one_is_made_again(project: Path, damage: bytes) -> None:
     kept("key", lambda: FOUND)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ import torch
 
 from minillm.types import StepReport, TrainingState
 from tasks import session as module
+from tasks.runner import drop_finished
 from tasks.session import Session
 from tasks.supervised import publish_best
 from tasks.tracking import Tracker
@@ -111,14 +113,42 @@ def test_another_number_of_threads_starts_anew(monkeypatch: pytest.MonkeyPatch) 
     assert loop.began_at == 0
 
 
-def test_the_state_is_dropped_when_the_stage_has_ended_well() -> None:
-    session = Session("warmup", dict, 0.0)
-    session.resume()
-    session.close()
-    assert not Path("state/training/warmup").exists()
+def test_training_that_had_ended_but_was_not_recorded_is_published_again_without_a_step(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    first = Notes()
+    expected = publish(Loop(tiny.tiny_llama(1)), {}, tracker=first)
+    weights = Path("models/warmup/model.safetensors").read_bytes()
+    shutil.rmtree("models/warmup")
+    loop, again = Loop(tiny.tiny_llama(2)), Notes()
+    with caplog.at_level(logging.INFO):
+        assert publish(loop, {}, tracker=again) == expected
+    assert loop.began_at == -1 and "training had ended" in caplog.text
+    assert Path("models/warmup/model.safetensors").read_bytes() == weights
+    assert again.logged == first.logged and steps_kept() == []
 
 
-def test_sigterm_lets_the_step_end_and_keeps_it() -> None:
+def test_best_weights_that_are_damaged_are_not_published(tmp_path: Path) -> None:
+    publish(Loop(tiny.tiny_llama(1)), {})
+    (best,) = Path("state/training/warmup").glob("*/best/model.safetensors")
+    best.write_bytes(best.read_bytes()[:-1] + b"x")
+    loop = Loop(tiny.tiny_llama(1))
+    publish(loop, {})
+    assert loop.began_at == 0
+
+
+def test_what_a_stage_kept_goes_when_another_one_runs() -> None:
+    publish(Loop(tiny.tiny_llama(1)), {})
+    with pytest.raises(KeyboardInterrupt):
+        publish(Loop(tiny.tiny_llama(1), at={3: stop}), {"seed": 1})
+    drop_finished("warmup")
+    assert len(list(Path("state/training/warmup").iterdir())) == 2
+    drop_finished("distill")
+    assert steps_kept() == ["step-00000001", "step-00000002"]
+    assert len(list(Path("state/training/warmup").iterdir())) == 1
+
+
+def test_fault_08_sigterm_lets_the_step_end_and_keeps_it() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as left:
         publish(Loop(tiny.tiny_llama(1), at={3: terminate}), {}, every_s=1000.0)
@@ -129,13 +159,13 @@ def test_sigterm_lets_the_step_end_and_keeps_it() -> None:
     assert len(publish(loop, {})) == 6 and loop.began_at == 4
 
 
-def test_a_second_sigterm_changes_nothing() -> None:
+def test_fault_08_a_second_sigterm_changes_nothing() -> None:
     with pytest.raises(SystemExit):
         publish(Loop(tiny.tiny_llama(1), at={3: lambda: (terminate(), terminate())}), {}, every_s=1000.0)
     assert steps_kept() == ["step-00000003"]
 
 
-def test_a_step_that_takes_too_long_after_sigterm_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fault_08_a_step_that_takes_too_long_after_sigterm_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "STEP_GRACE_S", 0.2)
     start_s = time.monotonic()
     with pytest.raises(SystemExit) as left:
@@ -160,6 +190,9 @@ def test_checkpoints_are_as_far_apart_as_asked_for(monkeypatch: pytest.MonkeyPat
         def save(self, state: TrainingState, best: Path) -> None:
             saved.append(state.step)
             now[0] += 2.0
+
+        def drop(self) -> None:
+            pass
 
     monkeypatch.setattr(module, "Checkpoints", Slow)
 

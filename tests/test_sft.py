@@ -106,7 +106,7 @@ def test_training_stops_when_validation_no_longer_improves() -> None:
     assert reports[-1].step == best + 3 < 500
 
 
-def test_a_loss_that_is_not_a_number_is_never_the_best() -> None:
+def test_fault_12_a_loss_that_is_not_a_number_is_never_the_best() -> None:
     model = tiny.tiny_llama(1)
     with torch.no_grad():
         model.get_output_embeddings().weight.fill_(float("nan"))

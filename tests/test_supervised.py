@@ -60,7 +60,7 @@ def test_the_weights_of_the_best_report_are_published_not_the_last(
     )  # clock readings stay out of DVC's outputs
 
 
-def test_a_run_that_diverges_publishes_nothing_and_names_the_last_good_weights(
+def test_fault_12_a_run_that_diverges_publishes_nothing_and_names_the_last_good_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet_tracker: Tracker
 ) -> None:
     monkeypatch.chdir(tmp_path)

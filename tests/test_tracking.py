@@ -12,8 +12,10 @@ import pytest
 
 from flows.processes import wait_until
 from minillm.config import Params
+from minillm.params import load_params
 from tasks import lineage
 from tasks.tracking import finish_pipeline, open_tracker, tracking_hint
+from tasks.tracking_store import without_secrets
 from tests.imports import ROOT
 from tests.mlflow_place import client, history, runs, with_tracking
 
@@ -53,6 +55,26 @@ def test_parameters_are_flat_and_a_stage_has_only_its_sections(params: Params) -
     assert {name.partition(".")[0] for name in mine} == {"seed", "runtime", "student_model", "warmup"}
     assert mine["warmup.sft.num_steps"] == str(params.warmup.sft.num_steps)
     assert all(everything[name] == value for name, value in mine.items())
+
+
+def test_fault_22_params_edited_between_stages_are_those_of_the_later_stage_alone(params: Params) -> None:
+    for seed in (17, 18):
+        with open_tracker("warmup", params.model_copy(update={"seed": seed})):
+            pass
+    assert [run.data.params["seed"] for run in runs("stage")] == ["17", "18"]
+    (parent,) = runs("pipeline")
+    assert parent.data.params["seed"] == "17" and parent.info.status == "FINISHED"
+
+
+def test_fault_22_a_value_too_long_for_mlflow_stands_whole_in_the_recorded_file(params: Params) -> None:
+    names = [f"set-{number:04d}" for number in range(900)]
+    text = Path("params.yaml").read_text().replace("sets: [test]", f"sets: {names}".replace("'", ""))
+    Path("params.yaml").write_text(text)
+    with open_tracker("evaluate", load_params(Path("params.yaml"))):
+        pass
+    parent = runs("pipeline")[0]
+    assert parent.data.params["evaluate.sets"].startswith('["set-0000"')
+    assert Path(client().download_artifacts(parent.info.run_id, "params.yaml")).read_text() == text
 
 
 def test_lineage_is_tagged(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,6 +215,12 @@ def test_the_nearest_dvc_gives_the_key(params: Params, monkeypatch: pytest.Monke
 def test_a_stage_started_by_hand_has_a_fresh_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MINILLM_PIPELINE_KEY", raising=False)
     assert lineage.pipeline_key() != lineage.pipeline_key()
+
+
+@pytest.mark.parametrize("secret", ["me:secret", "me:p@ss", "me:p/ss", "me:a:b@/c"])
+def test_fault_29_a_password_of_any_form_is_struck_out_of_an_address(secret: str) -> None:
+    text = f"cannot reach http://{secret}@mlflow:5000/api (http://{secret}@mlflow:5000)"
+    assert without_secrets(text) == "cannot reach http://***@mlflow:5000/api (http://***@mlflow:5000)"
 
 
 def test_the_hint_names_the_place_without_passwords(params: Params) -> None:

@@ -98,7 +98,7 @@ def test_recorded_logprobs_are_recomputed_row_by_row_from_plain_forwards(make_mo
             assert torch.allclose(recorded[row][kept], expected, atol=2e-5)
 
 
-def test_importance_ratios_are_bounded_by_the_mixture() -> None:
+def test_fault_13_importance_ratios_are_bounded_by_the_mixture() -> None:
     rollout = rollout_of(actors())
     ratios = (rollout.old_logprobs - rollout.behavior_logprobs)[rollout.response_mask].exp()
     assert float(ratios.min()) > 0 and float(ratios.max()) <= 1 / (1 - ALPHA) + 1e-6
@@ -226,7 +226,7 @@ def test_a_step_towards_the_teacher_lowers_the_exact_divergence() -> None:
     assert after < before
 
 
-def test_a_non_finite_gradient_stops_before_any_weight_changes() -> None:
+def test_fault_12_a_non_finite_gradient_stops_before_any_weight_changes() -> None:
     models = actors()
     experience = experience_of(models)
     bad = Experience(**{**vars(experience), "advantages": experience.advantages + float("nan")})

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from ruamel.yaml import YAML
 
@@ -107,3 +108,13 @@ def commit(root: Path, message: str) -> None:
     command(root, "git", "add", "--all")
     identity = ("-c", "user.name=test", "-c", "user.email=test@localhost")
     command(root, "git", *identity, "commit", "--quiet", "--message", message)
+
+
+@pytest.fixture(scope="session")
+def finished_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository in which `make run`'s command has run once, committed; to be copied, not changed."""
+    root = new_repository(tmp_path_factory.mktemp("finished"))
+    result = command(root, sys.executable, "-m", "flows.local")
+    assert "reports/report.html" in result.stdout
+    commit(root, "run")
+    return root
