@@ -6,10 +6,10 @@ FROM ${PYTHON_IMAGE} AS builder
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /build
 RUN python3 -m venv /opt/venv
-COPY requirements.lock requirements-embedded.lock ./
+COPY requirements-torch.lock requirements.lock requirements-embedded.lock ./
 RUN --mount=type=cache,target=/root/.cache/pip \
-    /opt/venv/bin/python -m pip install -r requirements.lock \
-    && /opt/venv/bin/python -m pip install --no-deps -r requirements-embedded.lock
+    /opt/venv/bin/python -m pip install --no-deps -r requirements-torch.lock \
+    && /opt/venv/bin/python -m pip install --no-deps --require-hashes -r requirements.lock -r requirements-embedded.lock
 
 FROM ${PYTHON_IMAGE} AS pipeline
 # DVC asks git for the version of the code. Debian's own git of this release is the right one, whichever it is.

