@@ -49,6 +49,7 @@ bench: $(VENV)/.installed ## measure against plain versions and other trainers (
 	$(BIN)/python -m benchmarks update
 	$(BIN)/python -m benchmarks phase --short
 	$(BIN)/python -m benchmarks prepare
+	$(BIN)/python -m benchmarks checkpoint
 	$(BIN)/python -m pip install --quiet --no-deps -r requirements-benchmarks.lock
 	$(BIN)/python -m benchmarks peers --short
 

@@ -18,6 +18,7 @@ HELP = {
     "peers": "a step against those of TRL's trainers",
     "scaling": "our tokens a second against sizes; writes a figure",
     "prepare": "a million rows read, checked, split and written",
+    "checkpoint": "a checkpoint written, and read with every sum checked",
 }
 
 

@@ -29,6 +29,7 @@ from flows.processes import STAGE_GRACE_S
 from minillm.checkpoint import Checkpoints
 from minillm.digests import content_sha256
 from minillm.failpoints import VARIABLE
+from tasks.endings import DISK_FULL
 from tests.chaos_findings import Findings
 from tests.chaos_repro import kill_repro
 from tests.imports import ROOT
@@ -88,6 +89,13 @@ class Campaign:
         for limit_s in seconds:
             self._killed(self._run(limit_s=limit_s))
         self._finish(f"{self._stage} after {', then '.join(f'{limit_s:.1f} s' for limit_s in seconds)}")
+
+    def fill_disk_at(self, place: str) -> None:
+        """Let the disk be full at a failpoint: the stage must say so by its exit code, and go on when there is room."""
+        self._clear()
+        done = self._run({VARIABLE: f"{place}:enospc"})
+        self._found.divergences += done.returncode != DISK_FULL
+        self._finish(f"{self._stage} with a full disk at {place} (exit {done.returncode})")
 
     def end_after(self, *seconds: float) -> None:
         """Tell one run after the other to end after a time; each must end by itself in time, with 143 or its result."""
@@ -210,6 +218,8 @@ def campaign(root: Path, is_short: bool) -> Findings:
             each.kill_at(*places)
         if not is_short:
             _at_random(each, draw)
+        if stage != "evaluate":
+            each.fill_disk_at("checkpoint.file_written:5")
         if stage == "distill":
             each.end_after(0.7 * each.time_s, 0.7 * each.time_s)
             each.control()
