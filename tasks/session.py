@@ -64,6 +64,7 @@ class Session:
         history = self._finished_history()
         if history is not None:
             self.is_finished = True
+            Checkpoints(self._directory).drop()  # a kill may have come before that
             _log.info("%s: training had ended; publishing its best weights", self._stage_dir.name)
             return None, history
         found = Checkpoints(self._directory).newest()

@@ -62,6 +62,7 @@ NUM_RANDOM, NUM_TERMINATED, NUM_REPRO = 20, 10, 60
 NUM_REPRO_SHORT = 3
 _IN_THIRD_PHASE = "optimizer.before_step:9"
 _RESUMED = re.compile(r"going on behind step (\d+)")
+_FINISHED = "training had ended"
 _TIMEOUT_S = 300
 
 
@@ -128,7 +129,7 @@ class Campaign:
         newest = max((int(path.name[5:]) for path in self._state_dir().glob("*/step-*")), default=0)
         done = self._run()
         resumed = _RESUMED.search(done.stdout)
-        lost = newest - (int(resumed[1]) if resumed else 0)
+        lost = 0 if _FINISHED in done.stdout else newest - (int(resumed[1]) if resumed else 0)
         is_same = done.returncode == 0 and self._published() == self._expected
         left = list(self._root.rglob(".*.tmp")) + list(self._state_dir().glob("*/step-*"))
         self._found.manual_repairs += done.returncode != 0
