@@ -140,7 +140,7 @@ def _chunks(readouts: Sequence[Readout], memory_mib: int) -> Iterator[tuple[int,
     size = _chunk_size(num_tokens, sum(len(head.weight) * head.weight.element_size() for head in heads), memory_mib)
     # The same memory for every chunk: handing out new pages takes the system as long as the product itself.
     buffers = [head.weight.new_empty(min(size, num_tokens), len(head.weight)) for head in heads]
-    for start in range(0, num_tokens, size):
+    for start in range(0, num_tokens, max(size, 1)):
         pairs = zip(readouts, buffers, strict=True)
         yield start, [readout.head.projected(readout.states[start : start + size], out) for readout, out in pairs]
 

@@ -64,14 +64,9 @@ def collect_rollout(
     texts = padded_texts(prompts, [row.response_ids for row in rows], decoding.pad_id, compute.device)
     stopwatch.count(rollout_tokens=sum(texts.lengths()) - len(rows))  # no model reads a response's last token
     states = pad_sequence([row.teacher_states for row in rows], batch_first=True).to(compute.dtype)
-    own = [row.student_states for row in rows if row.student_states is not None]
     failpoint("rollout.sampled")
     with stopwatch.part("score"):
-        if own:
-            student = kept_logprobs(actors.student, texts, torch.cat(own), decoding.temperature, compute)
-        else:
-            student = response_logprobs(actors.student, texts, score_batch_tokens, decoding.temperature, compute)
-        teacher = kept_logprobs(actors.teacher, texts, states[texts.response_mask], decoding.temperature, compute)
+        student, teacher = _logprobs(actors, texts, rows, states, score_batch_tokens, decoding.temperature, compute)
     return Rollout(
         **vars(texts),
         old_logprobs=student,
@@ -91,22 +86,28 @@ def _sampled_rows(
     stopwatch: Stopwatch,
 ) -> list[_Row]:
     """Return a row for each prompt; the student's states are those of the update where it is itself sampled from."""
-    rows: list[_Row] = [_Row([], None, torch.empty(0))] * len(prompts)
+    rows: dict[int, _Row] = {}
     models, is_student = (actors.sampler, actors.teacher_sampler), actors.sampler is actors.student
     for indices, responses in sampled_batches(
         *models, prompts, row_ids, decoding, teacher_mix_alpha, group_size, keep_student_states=is_student
     ):
-        for index, row in zip(indices, _rows(responses), strict=True):
-            rows[index] = row
+        rows.update(zip(indices, _rows(responses), strict=True))
         num_positions, num_calls = responses.student_reads.num_positions, responses.teacher_reads.num_calls
         stopwatch.count(rollout_positions=num_positions, teacher_calls=num_calls)
-    return rows
+    return [rows[index] for index in range(len(prompts))]
 
 
 class _Row(NamedTuple):
-    """States (T, H) from which the models predict each token; the student's if it was itself that was sampled from."""
+    """What decoding left of one response of T tokens.
+
+    teacher_picks, drawn_logprobs: (T,), who supplied each token's distribution, and the token's log-probability in it.
+    student_states, teacher_states: (T, H), from which the models predict each token; the student's if it was itself
+        that was sampled from.
+    """
 
     response_ids: list[int]
+    teacher_picks: Tensor
+    drawn_logprobs: Tensor
     student_states: Tensor | None
     teacher_states: Tensor
 
@@ -114,10 +115,39 @@ class _Row(NamedTuple):
 def _rows(responses: Responses) -> Iterator[_Row]:
     assert responses.teacher_states is not None
     own = responses.student_states
-    for place, (ids, states, kept) in enumerate(
-        zip(responses.response_ids, responses.teacher_states, responses.response_mask, strict=True)
-    ):
-        yield _Row(ids[kept].tolist(), None if own is None else own[place][kept], states[kept])
+    for place, kept in enumerate(responses.response_mask):
+        yield _Row(
+            responses.response_ids[place][kept].tolist(),
+            responses.teacher_picks[place][kept],
+            responses.drawn_logprobs[place][kept],
+            None if own is None else own[place][kept],
+            responses.teacher_states[place][kept],
+        )
+
+
+def _logprobs(
+    actors: Actors,
+    texts: Texts,
+    rows: Sequence[_Row],
+    teacher_states: Tensor,
+    score_batch_tokens: int,
+    temperature: float,
+    compute: Compute,
+) -> tuple[Tensor, Tensor]:
+    """Return the student's and the teacher's log-probabilities (B, T) of the response tokens.
+
+    A sampler that is the student itself computes as the update does: what it gave while drawing is not computed again.
+    """
+    states = teacher_states[texts.response_mask]
+    own = [row.student_states for row in rows if row.student_states is not None]
+    if not own:
+        student = response_logprobs(actors.student, texts, score_batch_tokens, temperature, compute)
+        return student, kept_logprobs(actors.teacher, texts, states, temperature, compute)
+    drawn, picks = torch.cat([row.drawn_logprobs for row in rows]), torch.cat([row.teacher_picks for row in rows])
+    return (
+        kept_logprobs(actors.student, texts, torch.cat(own), temperature, compute, drawn.where(~picks, torch.nan)),
+        kept_logprobs(actors.teacher, texts, states, temperature, compute, drawn.where(picks, torch.nan)),
+    )
 
 
 @torch.no_grad()
@@ -132,14 +162,20 @@ def response_logprobs(model: Any, texts: Texts, batch_tokens: int, temperature: 
 
 
 @torch.no_grad()
-def kept_logprobs(model: Any, texts: Texts, states: Tensor, temperature: float, compute: Compute) -> Tensor:
-    """Return the model's log-probabilities (B, T) of the response tokens from the states (N, H) before them."""
+def kept_logprobs(
+    model: Any, texts: Texts, states: Tensor, temperature: float, compute: Compute, known: Tensor | None = None
+) -> Tensor:
+    """Return the model's log-probabilities (B, T) of the response tokens from the states (N, H) before them.
+
+    known: (N,), those that need not be computed, NaN for the others.
+    """
     mask = texts.response_mask
     token_ids, logprobs = texts.response_ids[mask], torch.zeros(mask.shape, device=compute.device)
-    found = logprobs.new_zeros(len(token_ids))
-    readout = Readout(Head.of(model, compute.dtype), states)
+    found = logprobs.new_full(token_ids.shape, torch.nan) if known is None else known
+    absent = found.isnan().nonzero().squeeze(1)
+    readout = Readout(Head.of(model, compute.dtype), states[absent])
     for places, (logits,) in logit_blocks([readout], memory_mib=compute.loss_memory_mib):
-        found[places] = token_logprobs(logits / temperature, token_ids[places])
+        found[absent[places]] = token_logprobs(logits / temperature, token_ids[absent[places]])
     return logprobs.masked_scatter(mask, found)
 
 

@@ -32,12 +32,16 @@ class Responses:
 
     response_ids: (B, T) int64, padded on the right.
     response_mask: (B, T) bool, true through the first end token.
+    teacher_picks: (B, T) bool, whether the teacher supplied the distribution of each token.
+    drawn_logprobs: (B, T) float32, of each token in the distribution it was drawn from; NaN for greedy ones.
     student_states, teacher_states: (B, T, H), from which each model predicts every token, if they were asked for.
     student_reads, teacher_reads: what drawing them took.
     """
 
     response_ids: Tensor
     response_mask: Tensor
+    teacher_picks: Tensor
+    drawn_logprobs: Tensor
     student_states: Tensor | None
     teacher_states: Tensor | None
     student_reads: Reads
@@ -88,17 +92,19 @@ def sample_responses(
     for position in range(num_tokens):
         logits = choice.next_logits(drawn.active, position) / temperature
         if uniforms is None:
-            token_ids = logits.argmax(dim=-1)
+            token_ids, logprobs = logits.argmax(dim=-1), None
         else:
-            token_ids = draw_tokens(truncated(logits, top_k, top_p), uniforms[drawn.active, position])
-        token_ids = drawn.added(token_ids, position)
+            probabilities = truncated(logits, top_k, top_p).float().softmax(dim=-1)
+            token_ids = draw_tokens(probabilities, uniforms[drawn.active, position])
+            logprobs = probabilities.gather(1, token_ids[:, None]).squeeze(1).log()
+        token_ids = drawn.added(token_ids, logprobs, position)
         if not drawn.running.any() or position + 1 == num_tokens:
             break
         for decoder in decoders:
             decoder.append(token_ids[:, None])
         drawn.retire_finished(decoders)
     num_tokens = int(drawn.mask.any(dim=0).sum())
-    ids, mask = drawn.ids[:, :num_tokens], drawn.mask[:, :num_tokens]
+    ids, mask, logprobs = (values[:, :num_tokens] for values in (drawn.ids, drawn.mask, drawn.logprobs))
     if own_states is not None:
         own_states = own_states[:, :num_tokens]
         decoders[0].flush()
@@ -107,9 +113,9 @@ def sample_responses(
         if len(decoders) == 1:
             decoders.append(_reader(teacher, prompts, ids, states))
         decoders[1].flush()
-    return Responses(
-        ids, mask, own_states, states, decoders[0].reads, decoders[1].reads if len(decoders) > 1 else Reads()
-    )
+    reads = [decoder.reads for decoder in decoders]
+    picks = teacher_picks[:, :num_tokens].to(device)
+    return Responses(ids, mask, picks, logprobs, own_states, states, reads[0], reads[1] if len(reads) > 1 else Reads())
 
 
 class _Choice:
@@ -131,17 +137,19 @@ class _Choice:
 
 
 class _Drawn:
-    """The tokens so far, which rows are still decoded (`active`), and which of those run on (`running`)."""
+    """The tokens so far with their log-probabilities, the rows still decoded (`active`), and which of those run on."""
 
     def __init__(self, num_rows: int, num_tokens: int, end_id: int, pad_id: int, device: torch.device) -> None:
         self.ids = torch.full((num_rows, num_tokens), pad_id, device=device)
         self.mask = torch.zeros_like(self.ids, dtype=torch.bool)
+        self.logprobs = torch.zeros(num_rows, num_tokens, device=device)
         self.active = torch.arange(num_rows, device=device)
         self.running = torch.ones_like(self.active, dtype=torch.bool)
         self._end_id, self._pad_id = end_id, pad_id
 
-    def added(self, token_ids: Tensor, position: int) -> Tensor:
+    def added(self, token_ids: Tensor, logprobs: Tensor | None, position: int) -> Tensor:
         """Store a token of each active row and return it, with padding for rows that have ended before."""
+        self.logprobs[self.active, position] = torch.nan if logprobs is None else logprobs
         token_ids = torch.where(self.running, token_ids, self._pad_id)
         self.ids[self.active, position], self.mask[self.active, position] = token_ids, self.running
         self.running = self.running & (token_ids != self._end_id)
@@ -175,12 +183,11 @@ def _decoder(model: Any, prompts: PromptBatch, num_tokens: int, kept: Tensor | N
     return GenericDecoder(model, prompts, kept)
 
 
-def draw_tokens(logits: Tensor, uniforms: Tensor) -> Tensor:
-    """Return token ids (B,) by inverting the cumulative distribution of logits (B, V) at uniforms (B,) in [0, 1).
+def draw_tokens(probabilities: Tensor, uniforms: Tensor) -> Tensor:
+    """Return token ids (B,) by inverting the cumulative distribution of (B, V) at uniforms (B,) in [0, 1).
 
     Two levels, blocks and then tokens, both summed in float64: exact to rounding, and never a token of probability 0.
     """
-    probabilities = logits.float().softmax(dim=-1)
     blocks = pad(probabilities, (0, -probabilities.shape[1] % _BLOCK)).unflatten(1, (-1, _BLOCK)).double()
     block, rest = _invert(blocks.sum(dim=-1).cumsum(dim=-1), uniforms)
     rows = torch.arange(len(block), device=block.device)

@@ -70,7 +70,7 @@ def test_inverse_draws_follow_the_distribution() -> None:
     logits = 2 * torch.randn(1, tiny.NUM_TOKENS, generator=torch.Generator().manual_seed(5))
     logits[0, 7] = float("-inf")
     uniforms = torch.rand(40_000, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
-    tokens = draw_tokens(logits.expand(len(uniforms), -1), uniforms)
+    tokens = draw_tokens(logits.softmax(-1).expand(len(uniforms), -1), uniforms)
     counts = torch.bincount(tokens, minlength=tiny.NUM_TOKENS)
     assert counts[7] == 0
     assert chi_square_z(counts, logits[0].double().softmax(-1)) < CHI_SQUARE_Z
@@ -79,7 +79,7 @@ def test_inverse_draws_follow_the_distribution() -> None:
 def test_draws_at_both_ends_of_the_interval_are_possible_tokens() -> None:
     logits = torch.full((2, tiny.NUM_TOKENS), float("-inf"))
     logits[:, 3], logits[:, 280] = 0.0, 0.0
-    tokens = draw_tokens(logits, torch.tensor([0.0, 1 - 1e-16], dtype=torch.float64))
+    tokens = draw_tokens(logits.softmax(-1), torch.tensor([0.0, 1 - 1e-16], dtype=torch.float64))
     assert tokens.tolist() == [3, 280]
 
 
@@ -155,7 +155,7 @@ def test_the_chi_square_test_can_fail() -> None:
     prompt = [5, 9, 11]
     uniforms = torch.rand(6_000, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
     own = next_distribution(student, prompt)
-    tokens = draw_tokens(own.log().expand(len(uniforms), -1), uniforms)
+    tokens = draw_tokens(own.expand(len(uniforms), -1), uniforms)
     wrong = 0.2 * next_distribution(teacher, prompt) + 0.8 * own
     assert chi_square_z(torch.bincount(tokens, minlength=tiny.NUM_TOKENS), wrong) > CHI_SQUARE_Z
 
@@ -182,7 +182,7 @@ def test_every_token_is_the_draw_from_a_plain_forward_of_the_picked_model(
             model = teacher if picks[row][step] else student
             with torch.no_grad():
                 logits = model(torch.tensor([ids])).logits[:, -1] / temperature
-            expected = int(draw_tokens(logits, uniforms[row : row + 1, step]))
+            expected = int(draw_tokens(logits.softmax(-1), uniforms[row : row + 1, step]))
             assert int(out.response_ids[row, step]) == expected
             ids.append(expected)
 

@@ -98,6 +98,18 @@ def test_recorded_logprobs_are_recomputed_row_by_row_from_plain_forwards(make_mo
             assert torch.allclose(recorded[row][kept], expected, atol=2e-5)
 
 
+def test_what_drawing_a_token_told_is_not_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    computed: list[int] = []
+
+    def counted(logits: Tensor, token_ids: Tensor) -> Tensor:
+        computed.append(len(token_ids))
+        return token_logprobs(logits, token_ids)
+
+    monkeypatch.setattr("minillm.rollout.token_logprobs", counted)
+    num_tokens = int(rollout_of(actors()).response_mask.sum())
+    assert sum(computed) == num_tokens  # of twice as many: each token was drawn from one of the two models
+
+
 def test_fault_13_importance_ratios_are_bounded_by_the_mixture() -> None:
     rollout = rollout_of(actors())
     ratios = (rollout.old_logprobs - rollout.behavior_logprobs)[rollout.response_mask].exp()
