@@ -6,10 +6,11 @@ FROM ${PYTHON_IMAGE} AS builder
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /build
 RUN python3 -m venv /opt/venv
-COPY requirements-torch.lock requirements.lock requirements-embedded.lock ./
+COPY requirements-torch.lock requirements.lock requirements-embedded.lock requirements-servers.lock ./
 RUN --mount=type=cache,target=/root/.cache/pip \
     /opt/venv/bin/python -m pip install --no-deps -r requirements-torch.lock \
-    && /opt/venv/bin/python -m pip install --no-deps --require-hashes -r requirements.lock -r requirements-embedded.lock
+    && /opt/venv/bin/python -m pip install --no-deps --require-hashes \
+        -r requirements.lock -r requirements-embedded.lock -r requirements-servers.lock
 
 FROM ${PYTHON_IMAGE} AS pipeline
 # DVC asks git for the version of the code. Debian's own git of this release is the right one, whichever it is.
@@ -22,24 +23,32 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     HOME=/home/minillm \
-    DVC_SITE_CACHE_DIR=/home/minillm/dvc-site-cache \
+    DVC_SITE_CACHE_DIR=/home/minillm/.cache/dvc-site \
     DVC_NO_ANALYTICS=1 \
     DO_NOT_TRACK=1 \
     HF_HUB_DISABLE_TELEMETRY=1 \
     MLFLOW_DISABLE_TELEMETRY=true \
     PREFECT_SERVER_ANALYTICS_ENABLED=false \
     PREFECT_SERVER_EPHEMERAL_ENABLED=false
-# Root could write through a link into DVC's cache; a number lets an orchestrator check that this is not root.
-RUN mkdir -p /home/minillm/dvc-site-cache /pipeline \
-    && chmod 0700 /home/minillm/dvc-site-cache \
-    && chown -R 10001:10001 /home/minillm /pipeline
+# Root could write through a link into DVC's cache; a number lets an orchestrator check that this is not root. DVC asks
+# for a name, too.
+RUN useradd --uid 10001 --user-group --no-create-home --home-dir /home/minillm --shell /usr/sbin/nologin minillm
+# A new volume takes owner and contents of the directory that it is mounted over, so each one is made here.
 WORKDIR /pipeline
+RUN mkdir -p /home/minillm/.cache/dvc-site /var/lib/prefect /var/lib/mlflow \
+        .dvc .servers data metrics models outputs plots reports state \
+    && chmod 0700 /home/minillm/.cache/dvc-site /var/lib/prefect /var/lib/mlflow \
+    && chown -R 10001:10001 /home/minillm /pipeline /var/lib/prefect /var/lib/mlflow
 COPY --chown=10001:10001 . .
 USER 10001:10001
 # A checkout mounted over /pipeline may belong to another user, and git then refuses to read it.
 RUN git config --global --add safe.directory /pipeline
+# DVC writes dvc.lock beside dvc.yaml. In the volume of .dvc it lasts, and works in a read-only root. DVC takes a link
+# to nothing for a broken file, hence an empty one.
+RUN printf "schema: '2.0'\n" > .dvc/dvc.lock && ln -s .dvc/dvc.lock dvc.lock
 
-# Roles, all in /pipeline; mount volumes over .dvc/cache, state and .servers to keep them:
+# compose.yaml starts servers and workers, with logins. Roles by hand, all in /pipeline; mount volumes over .dvc, state
+# and .servers to keep them:
 #   pipeline  docker run IMAGE
 #   pages     docker run --network host IMAGE python -m flows.servers
 #   worker    docker run -e PREFECT_API_URL=... IMAGE prefect worker start --pool cpu --with-healthcheck

@@ -1,4 +1,4 @@
-# make run | test | check | ui | seeds | compare | bench | chaos | chaos-short | fuzz | audit | clean. Choose another interpreter or place with PYTHON=... and VENV=...
+# make run | test | check | ui | seeds | compare | bench | chaos | chaos-short | fuzz | audit | secrets | clean. Choose another interpreter or place with PYTHON=... and VENV=...
 PYTHON ?= python3.11
 VENV ?= .venv
 PYTEST_ARGS ?= -m "not slow and not gpu"
@@ -13,7 +13,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check ui seeds compare bench chaos chaos-short fuzz audit clean
+.PHONY: help run test check ui seeds compare bench chaos chaos-short fuzz audit secrets clean
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -61,7 +61,10 @@ fuzz: $(VENV)/.installed-dev ## a million malformed rows, then a coverage-guided
 audit: ## ask the advisory database about every pinned package (needs the network)
 	$(PYTHON) -m venv .venv-audit
 	.venv-audit/bin/python -m pip install --quiet pip-audit==2.10.1
-	.venv-audit/bin/pip-audit --strict --disable-pip --require-hashes -r requirements.lock
+	.venv-audit/bin/pip-audit --strict --disable-pip --require-hashes -r requirements.lock -r requirements-servers.lock
+
+secrets: ## write random passwords for compose.yaml into .env (mode 0600); refused when there is one
+	@$(PYTHON) -m flows.secrets
 
 clean: ## remove the environment and caches; keeps data, models, results and MLflow's runs
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -77,6 +80,6 @@ $(VENV)/.installed: requirements-torch.lock requirements.lock requirements-embed
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
-$(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements-dev.lock
+$(VENV)/.installed-dev: requirements-dev.lock requirements-servers.lock $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements-dev.lock -r requirements-servers.lock
 	touch $@
