@@ -7,11 +7,17 @@ from collections.abc import Mapping
 
 from flows.dvc_process import StageRun
 from minillm.config import Params
-from tasks.tracking import finish_pipeline
+from tasks.event_spool import spools
+from tasks.tracking import finish_pipeline, sync_records
 
 
 def record_outcomes(params: Params, runs: Mapping[str, StageRun], environment: Mapping[str, str]) -> None:
-    """Record the final dvc.lock and the stages that did not run; a pipeline of which nothing ran leaves no trace."""
+    """Record the final dvc.lock and the stages that did not run, and deliver what earlier runs could not.
+
+    A pipeline of which nothing ran leaves no trace.
+    """
     if any(run.outcome == "ran" for run in runs.values()):
         os.environ.update(environment)
         finish_pipeline(params, cached=[name for name, run in runs.items() if run.outcome != "ran"])
+    elif params.tracking.enabled and spools():
+        sync_records(params)

@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from flows.dvc_process import StageRun
+from flows.finish import record_outcomes
 from flows.processes import wait_until
 from flows.servers import free_port, mlflow_server, running
 from minillm.config import Params
@@ -83,6 +85,14 @@ def test_fault_21_a_store_that_is_away_all_the_time_costs_one_warning_and_no_rec
     assert runs("stage") == []
     assert sync_records(params) == 0
     assert_whole_and_once()
+
+
+def test_a_run_in_which_nothing_was_stale_delivers_what_waits(params: Params) -> None:
+    recorded_stage(with_tracking(params, uri=NOWHERE))
+    record_outcomes(params, {"distill": StageRun("skipped", 0.0)}, {})
+    assert_whole_and_once()
+    record_outcomes(params, {"distill": StageRun("skipped", 0.0)}, {})
+    assert len(runs("pipeline")) == 1
 
 
 def test_fault_21_a_store_lost_on_the_way_gets_everything_when_it_is_back(
