@@ -9,6 +9,7 @@ import psutil
 
 from flows.processes import STAGE_GRACE_S, wait_until
 from minillm.errors import UserError
+from tasks.lineage import runs_program
 
 _RWLOCK = Path(".dvc/tmp/rwlock")
 _CLOCK_SLACK_S = 1.0
@@ -75,8 +76,10 @@ def _dvc_works_in(root: Path) -> bool:
 
 def _is_in(process: psutil.Process, root: Path, programs: tuple[str, ...]) -> bool:
     try:
-        names = [Path(argument).name for argument in process.cmdline()[:4]]
-        return any(name in programs for name in names) and Path(process.cwd()).is_relative_to(root.resolve())
+        words = process.cmdline()
+        return any(runs_program(words, name) for name in programs) and Path(process.cwd()).is_relative_to(
+            root.resolve()
+        )
     except psutil.AccessDenied:
         return process.name() in programs
     except psutil.Error:

@@ -25,6 +25,7 @@ from tasks.event_spool import (
 )
 from tasks.lineage import is_dead
 from tasks.mlflow_store import Store
+from tasks.storage import now_ms
 from tasks.tracking_store import without_secrets
 
 _log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ _EVERY_S = 2.0
 _AGAIN_S = 10.0  # after a failure
 _LAST_ROUND_S = 60.0  # of a store that answers; a new database alone takes 10 s
 _NO_ANSWER_S = 1.0  # of one that does not
+_SILENT_MS = 24 * 3600 * 1000
 _BATCH_POINTS = 1000  # MLflow's limit of one request
 _MAX_REASON_LENGTH = 400
 
@@ -102,7 +104,7 @@ def _deliver(store: Store, spool: Path) -> bool:
         offset = next(end for _, end in events_behind(spool, 0))
         progress = {"offset": offset, "store": place, "ids": ids}
         write_progress(spool, progress)
-    is_writer_dead = is_dead(first["process"])  # asked before reading: a dead one writes no more
+    is_writer_dead = _is_abandoned(first, spool)  # asked before reading: a dead one writes no more
     last: Event = {}
     for last, offset in _merged(events_behind(spool, progress["offset"])):
         store.deliver(last, progress["ids"], spool)
@@ -114,6 +116,11 @@ def _deliver(store: Store, spool: Path) -> bool:
         store.deliver(_killed(first, spool), progress["ids"], spool)
     shutil.rmtree(spool)
     return True
+
+
+def _is_abandoned(first: Event, spool: Path) -> bool:
+    """Return whether the writer is dead: seen to be on this host, by long silence on one that may be gone."""
+    return is_dead(first["process"]) or now_ms() - last_write_ms(spool) > _SILENT_MS
 
 
 def _merged(events: Iterable[tuple[Event, int]]) -> Iterator[tuple[Event, int]]:

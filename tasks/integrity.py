@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -80,7 +81,7 @@ def move_aside(path: Path) -> Path:
     """Move a damaged file or directory to state/damaged, whatever its permissions, and return where it is."""
     target = DAMAGED_DIR / f"{time.time_ns()}-{path.name}"
     target.parent.mkdir(parents=True, exist_ok=True)
-    path.replace(target)
+    shutil.move(path, target)  # DVC's cache may be on another disk
     return target
 
 

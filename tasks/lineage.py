@@ -65,12 +65,16 @@ def _start_of(pid: int) -> str:
 
 def _is_dvc(process: psutil.Process) -> bool:
     try:
-        words = process.cmdline()
+        return runs_program(process.cmdline(), "dvc")
     except psutil.Error:
         return False
+
+
+def runs_program(words: list[str], name: str) -> bool:
+    """Return whether a command line starts a program: by itself, as Python's script, or as a module with `-m`."""
     program, *arguments = [Path(word).name for word in words[:3]] or [""]
     is_python = program.startswith("python")
-    return program == "dvc" or (is_python and (arguments[:1] == ["dvc"] or arguments == ["-m", "dvc"]))
+    return program == name or (is_python and (arguments[:1] == [name] or arguments == ["-m", name]))
 
 
 def tags() -> dict[str, str]:

@@ -229,6 +229,17 @@ def test_fault_21_what_a_killed_stage_reported_is_delivered_and_its_run_closed_b
     assert history(runs("stage")[0], "kl/reverse") == STEPS
 
 
+def test_a_run_of_a_host_that_is_gone_is_closed_after_a_day(params: Params) -> None:
+    subprocess.run([sys.executable, "-c", textwrap.dedent(STAGE), "teacher", "killed"])
+    (spool,) = SPOOLS_DIR.iterdir()
+    events = spool / "events.jsonl"
+    events.write_text(events.read_text().replace(socket.gethostname(), "another"))
+    assert sync_records(params) == 1 and runs("stage")[0].info.status == "RUNNING"
+    yesterday_s = time.time() - 25 * 3600
+    os.utime(events, (yesterday_s, yesterday_s))
+    assert sync_records(params) == 0 and runs("stage")[0].info.status == "KILLED"
+
+
 def test_a_line_that_a_kill_cut_is_no_record(params: Params) -> None:
     subprocess.run([sys.executable, "-c", textwrap.dedent(STAGE), "teacher", "killed"])
     (spool,) = SPOOLS_DIR.iterdir()

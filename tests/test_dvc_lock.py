@@ -23,9 +23,23 @@ _START_TIMEOUT_S = 60.0
 
 def sleeping(root: Path, program: str, time_s: float) -> subprocess.Popen[bytes]:
     """Start a process that looks like one of DVC or of a stage."""
-    process = subprocess.Popen([sys.executable, "-c", f"import time; time.sleep({time_s})", program], cwd=root)
+    (root / program).mkdir(exist_ok=True)
+    (root / program / "__main__.py").write_text(f"import time; time.sleep({time_s})")
+    process = subprocess.Popen([sys.executable, "-m", program], cwd=root)
     assert wait_until(lambda: program in psutil.Process(process.pid).cmdline(), _START_TIMEOUT_S)
     return process
+
+
+def test_a_program_that_only_names_us_is_no_other_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flows.dvc_lock._LEFTOVER_S", 0.0)
+    with subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(600)", "tasks", "dvc"], cwd=tmp_path
+    ) as editor:
+        try:
+            assert wait_until(lambda: "dvc" in psutil.Process(editor.pid).cmdline(), _START_TIMEOUT_S)
+            wait_for_others(tmp_path)
+        finally:
+            editor.kill()
 
 
 @pytest.mark.parametrize("program", ["dvc", "tasks"])
@@ -100,10 +114,8 @@ def test_fault_07_a_lock_is_left_alone_while_a_dvc_process_works_here(tmp_path: 
     path = tmp_path / ".dvc/tmp/rwlock"
     path.parent.mkdir(parents=True)
     path.write_text("")
-    command = [sys.executable, "-c", "import time; time.sleep(600)", "dvc"]
-    with subprocess.Popen(command, cwd=tmp_path) as other:
+    with sleeping(tmp_path, "dvc", 600) as other:
         try:
-            assert wait_until(lambda: "dvc" in psutil.Process(other.pid).cmdline(), _START_TIMEOUT_S)
             assert remove_dead_lock(tmp_path) is None
         finally:
             other.kill()
