@@ -116,10 +116,16 @@ class Session:
         self._cost_s = self._last_s - start_s
 
     def finish(self, history: History) -> None:
-        """Keep the best weights alone: a stage that is killed before DVC has recorded it publishes them again."""
+        """Keep the best weights alone: a stage that is killed before DVC has recorded it publishes them again.
+
+        Unfinished runs with other inputs are dropped.
+        """
         write_json(self._directory / FINISHED_NAME, {"best": content_sha256(self.best_dir), "history": history})
         failpoint("session.finished")
         Checkpoints(self._directory).drop()
+        for path in self._stage_dir.iterdir():
+            if path != self._directory:
+                shutil.rmtree(path)
 
     def _finished_history(self) -> History | None:
         path = self._directory / FINISHED_NAME

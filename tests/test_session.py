@@ -102,6 +102,7 @@ def test_other_inputs_start_anew_and_say_what_differs(caplog: pytest.LogCaptureF
         publish(loop, {"seed": 2, "data": "a"})
     assert loop.began_at == 0
     assert "warmup: an unfinished run with another seed is left aside" in caplog.text
+    assert len(list(Path("state/training/warmup").iterdir())) == 1  # until the stage has ended well
 
 
 def test_another_number_of_threads_starts_anew(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +146,8 @@ def test_what_a_stage_kept_goes_when_another_one_runs() -> None:
     assert len(list(Path("state/training/warmup").iterdir())) == 2
     drop_finished("distill")
     assert steps_kept() == ["step-00000001", "step-00000002"]
-    assert len(list(Path("state/training/warmup").iterdir())) == 1
+    publish(Loop(tiny.tiny_llama(1)), {"seed": 2})
+    assert steps_kept() == [] and len(list(Path("state/training/warmup").iterdir())) == 1
 
 
 def test_fault_08_sigterm_lets_the_step_end_and_keeps_it() -> None:
