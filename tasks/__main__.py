@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from tasks.endings import ending
+from tasks.orphans import end_with_dvc
 from tasks.runner import STAGES, run_stage
 
 _SIGNAL_EXIT_BASE = 128
@@ -51,6 +52,7 @@ def _quieten_libraries() -> None:
 
 def _dispatch(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     if options.stage in STAGES:
+        end_with_dvc()
         run_stage(options.stage)
     elif options.stage == "sync":
         _sync()

@@ -29,8 +29,13 @@ def pipeline_key() -> str:
     given = os.environ.get(_KEY_VARIABLE)
     if given:
         return re.sub(r"[^A-Za-z0-9._:-]", "-", given)
-    dvc = next((process for process in psutil.Process().parents() if _is_dvc(process)), None)
+    dvc = dvc_above()
     return f"dvc-{_process_mark(dvc.pid)}" if dvc else f"single-{uuid.uuid4().hex[:12]}"
+
+
+def dvc_above() -> psutil.Process | None:
+    """Return the nearest DVC that this process descends from."""
+    return next((process for process in psutil.Process().parents() if _is_dvc(process)), None)
 
 
 def process_mark() -> str:

@@ -24,6 +24,7 @@ _START_TIMEOUT_S = 60.0
 def sleeping(root: Path, program: str, time_s: float) -> subprocess.Popen[bytes]:
     """Start a process that looks like one of DVC or of a stage."""
     (root / program).mkdir(exist_ok=True)
+    (root / program / "__init__.py").touch()
     (root / program / "__main__.py").write_text(f"import time; time.sleep({time_s})")
     process = subprocess.Popen([sys.executable, "-m", program], cwd=root)
     assert wait_until(lambda: program in psutil.Process(process.pid).cmdline(), _START_TIMEOUT_S)
