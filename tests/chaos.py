@@ -57,7 +57,13 @@ PLACES = [
 ]
 ONLY_DISTILL = ["rollout.sampled:2"]
 IN_EVALUATION = ["judgement.kept:1", "judgement.kept:2", "judgement.kept:3"]
-SHORT_PLACES = ["optimizer.after_step:3", "publish.removed:1"]
+WHILE_RESUMING = ("optimizer.before_step:3", "session.resumed:1", "checkpoint.before_rename:1")
+SHORT_PLACES: dict[str, list[tuple[str, ...]]] = {
+    "teacher": [WHILE_RESUMING],
+    "warmup": [("optimizer.after_step:3",), ("session.finished:1",)],
+    "distill": [("optimizer.after_step:3",), ("publish.removed:1",), WHILE_RESUMING],
+    "evaluate": [(IN_EVALUATION[-1],)],
+}
 NUM_RANDOM, NUM_TERMINATED, NUM_REPRO = 20, 10, 60
 NUM_REPRO_SHORT = 3
 _IN_THIRD_PHASE = "optimizer.before_step:9"
@@ -215,11 +221,11 @@ def campaign(root: Path, is_short: bool) -> Findings:
     found, draw = Findings(), random.Random(0)
     for stage in STAGES:
         each = Campaign(root, stage, found)
-        for places in _places(stage, is_short):
+        for places in SHORT_PLACES[stage] if is_short else _places(stage):
             each.kill_at(*places)
         if not is_short:
             _at_random(each, draw)
-        if stage != "evaluate":
+        if stage == "distill" or not (is_short or stage == "evaluate"):
             each.fill_disk_at("checkpoint.file_written:5")
         if stage == "distill":
             each.end_after(0.7 * each.time_s, 0.7 * each.time_s)
@@ -235,17 +241,14 @@ def _at_random(each: Campaign, draw: random.Random) -> None:
         each.end_after(draw.uniform(0.2, 1.0) * each.time_s)
 
 
-def _places(stage: str, is_short: bool) -> Iterator[tuple[str, ...]]:
-    """Yield what one case is killed at, in turn; the last ones are killed again while they resume."""
+def _places(stage: str) -> Iterator[tuple[str, ...]]:
+    """Yield what one case is killed at, in turn."""
     if stage == "evaluate":
-        yield from ((place,) for place in (IN_EVALUATION[-1:] if is_short else IN_EVALUATION))
+        yield from ((place,) for place in IN_EVALUATION)
         return
-    if is_short:
-        yield from ((place,) for place in SHORT_PLACES)
-    else:
-        yield from ((place,) for place in PLACES)
-        yield from ((place,) for place in ONLY_DISTILL if stage == "distill")
-    yield "optimizer.before_step:3", "session.resumed:1", "checkpoint.before_rename:1"
+    yield from ((place,) for place in PLACES)
+    yield from ((place,) for place in ONLY_DISTILL if stage == "distill")
+    yield WHILE_RESUMING
 
 
 if __name__ == "__main__":
