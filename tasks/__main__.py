@@ -68,8 +68,9 @@ def _sync() -> None:
     from minillm.params import load_params
     from tasks.tracking import sync_records
 
-    num_left = sync_records(load_params(Path("params.yaml")))
-    print(f"MLflow: {num_left} runs still have records to come" if num_left else "MLflow has every record")
+    if num_left := sync_records(load_params(Path("params.yaml"))):
+        sys.exit(f"MLflow: records of {num_left} runs still wait")
+    print("MLflow has every record")
 
 
 if __name__ == "__main__":

@@ -87,6 +87,17 @@ def test_fault_21_a_store_that_is_away_all_the_time_costs_one_warning_and_no_rec
     assert_whole_and_once()
 
 
+def test_sync_says_by_its_exit_code_whether_records_still_wait(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded_stage(with_tracking(params, uri=NOWHERE))
+    command = [sys.executable, "-m", "tasks", "sync"]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", NOWHERE)
+    away = subprocess.run(command, capture_output=True, text=True)
+    assert away.returncode == 1 and "records of 1 runs still wait" in away.stderr
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert subprocess.run(command, capture_output=True, text=True).stdout == "MLflow has every record\n"
+    assert_whole_and_once()
+
+
 def test_a_run_in_which_nothing_was_stale_delivers_what_waits(params: Params) -> None:
     recorded_stage(with_tracking(params, uri=NOWHERE))
     record_outcomes(params, {"distill": StageRun("skipped", 0.0)}, {})
