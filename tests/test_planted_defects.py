@@ -217,7 +217,7 @@ def test_a_planted_defect_makes_the_suite_fail(name: str, tmp_path: Path) -> Non
     path, code, defect = {**PUBLISHED, **SILENT}[name]
     source = (ROOT / path).read_text(encoding="utf-8")
     assert source.count(code) == 1, f"{path} no longer holds this code once"
-    for part in ("minillm", "tasks", "tests", "configs"):
+    for part in ("minillm", "tasks", "flows", "tests", "configs"):
         shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
     for part in ("params.yaml", "dvc.yaml", "pyproject.toml"):
         shutil.copy(ROOT / part, tmp_path / part)
