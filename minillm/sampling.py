@@ -92,12 +92,12 @@ def sample_responses(
     for position in range(num_tokens):
         logits = choice.next_logits(drawn.active, position) / temperature
         if uniforms is None:
-            token_ids, logprobs = logits.argmax(dim=-1), None
+            token_ids = logits.argmax(dim=-1)
         else:
             probabilities = truncated(logits, top_k, top_p).float().softmax(dim=-1)
             token_ids = draw_tokens(probabilities, uniforms[drawn.active, position])
-            logprobs = probabilities.gather(1, token_ids[:, None]).squeeze(1).log()
-        token_ids = drawn.added(token_ids, logprobs, position)
+            drawn.logprobs[drawn.active, position] = probabilities.gather(1, token_ids[:, None]).squeeze(1).log()
+        token_ids = drawn.added(token_ids, position)
         if not drawn.running.any() or position + 1 == num_tokens:
             break
         for decoder in decoders:
@@ -142,14 +142,13 @@ class _Drawn:
     def __init__(self, num_rows: int, num_tokens: int, end_id: int, pad_id: int, device: torch.device) -> None:
         self.ids = torch.full((num_rows, num_tokens), pad_id, device=device)
         self.mask = torch.zeros_like(self.ids, dtype=torch.bool)
-        self.logprobs = torch.zeros(num_rows, num_tokens, device=device)
+        self.logprobs = torch.full((num_rows, num_tokens), torch.nan, device=device)
         self.active = torch.arange(num_rows, device=device)
         self.running = torch.ones_like(self.active, dtype=torch.bool)
         self._end_id, self._pad_id = end_id, pad_id
 
-    def added(self, token_ids: Tensor, logprobs: Tensor | None, position: int) -> Tensor:
+    def added(self, token_ids: Tensor, position: int) -> Tensor:
         """Store a token of each active row and return it, with padding for rows that have ended before."""
-        self.logprobs[self.active, position] = torch.nan if logprobs is None else logprobs
         token_ids = torch.where(self.running, token_ids, self._pad_id)
         self.ids[self.active, position], self.mask[self.active, position] = token_ids, self.running
         self.running = self.running & (token_ids != self._end_id)

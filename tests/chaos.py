@@ -195,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     is_short = parser.parse_args(arguments).short
     with tempfile.TemporaryDirectory(prefix="minillm-chaos-") as name:
         found = campaign(prepared_repository(Path(name) / "stages"), is_short)
-        kill_repro(Path(name) / "repro", found, NUM_REPRO_SHORT if is_short else NUM_REPRO)
+        kill_repro(Path(name) / "repro", found, found.kills + (NUM_REPRO_SHORT if is_short else NUM_REPRO))
     result = {key: value for key, value in vars(found).items() if key != "cases"}
     (ROOT / "metrics").mkdir(exist_ok=True)
     (ROOT / "metrics/chaos.json").write_text(json.dumps(result, indent=2) + "\n")

@@ -32,19 +32,30 @@ def kill_repro(root: Path, found: Findings, num_kills: int) -> None:
     start = time.monotonic()
     assert _run(root).returncode == 0
     time_s, draw = time.monotonic() - start, random.Random(0)
-    for number in range(num_kills):
-        set_param(root, "seed", number)
-        for section in ("distill.num_phases", "report.num_examples"):
-            set_param(root, section, number + 1)
-        victim = "dvc" if number % 2 else "the entry point"
-        moment_s = draw.uniform(0.1, 1.0) * time_s
-        found.kills += _killed(root, number % 2 == 1, moment_s)
-        again = _run(root)
-        found.manual_repairs += again.returncode != 0
-        is_whole = _is_clean(root) and all((root / name).exists() for name in _OUTPUTS)
-        found.divergences += not is_whole
-        found.cases.append(f"{victim} after {moment_s:.1f} s: {'whole' if is_whole else again.stderr[-300:]}")
-        print(found.cases[-1], flush=True)
+    number = 0
+    while found.kills < num_kills:
+        number += 1
+        _make_stale(root, number)
+        is_dvc, moment_s = found.kills % 2 == 1, draw.uniform(0.1, 1.0) * time_s
+        if _killed(root, is_dvc, moment_s):  # otherwise the run was quicker than that
+            found.kills += 1
+            _judge(root, found, f"{'dvc' if is_dvc else 'the entry point'} after {moment_s:.1f} s")
+
+
+def _make_stale(root: Path, number: int) -> None:
+    set_param(root, "seed", number)
+    for section in ("distill.num_phases", "report.num_examples"):
+        set_param(root, section, number + 1)
+
+
+def _judge(root: Path, found: Findings, case: str) -> None:
+    """Run again without touching anything, and note whether that ended well and left all outputs, known to DVC."""
+    again = _run(root)
+    found.manual_repairs += again.returncode != 0
+    is_whole = _is_clean(root) and all((root / name).exists() for name in _OUTPUTS)
+    found.divergences += not is_whole
+    found.cases.append(f"{case}: {'whole' if is_whole else again.stderr[-300:]}")
+    print(found.cases[-1], flush=True)
 
 
 def _run(root: Path) -> subprocess.CompletedProcess[str]:

@@ -1,8 +1,9 @@
-"""What all tests share: one thread, and the fixtures of the endpoint and of MLflow."""
+"""What all tests share: one thread, patience, and the fixtures of the endpoint and of MLflow."""
 
 from __future__ import annotations
 
 import torch
+from hypothesis import settings
 
 from tests.fake_endpoint import endpoint, store
 from tests.mlflow_place import empty_store, params
@@ -12,3 +13,7 @@ __all__ = ["empty_store", "endpoint", "finished_project", "params", "store"]
 
 # For tiny models more threads only wait for each other, endlessly on a machine that is busy.
 torch.set_num_threads(1)
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
