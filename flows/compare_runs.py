@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from flows.compare_variants import Setting, set_param_arguments
-from flows.dvc_lock import remove_dead_lock, wait_for_others
+from flows.dvc_lock import clear_up
 from flows.dvc_process import StageClock, StageRun, dvc_command, end_leftovers
 from flows.environment import child_environment
 from flows.finish import record_outcomes
@@ -39,8 +39,8 @@ def run_experiment(root: Path, name: str, settings: Mapping[str, Setting]) -> Pa
 
 def _run_dvc(root: Path, arguments: tuple[str, ...], environment: Mapping[str, str]) -> dict[str, StageRun]:
     """Run a DVC command, pass on its lines, and return what it did with each stage."""
-    wait_for_others(root)
-    remove_dead_lock(root)
+    for message in clear_up(root):
+        print(message, flush=True)
     clock = StageClock()
     command = dvc_command(*arguments)
     with process_group(command, root, child_environment(environment), subprocess.PIPE, None) as process:

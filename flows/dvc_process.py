@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from flows.dvc_lock import remove_dead_lock, wait_for_others
+from flows.dvc_lock import clear_up
 from flows.environment import child_environment
 from flows.processes import end_group, process_group
 from minillm.errors import UserError
@@ -93,10 +93,9 @@ def reproduce(
     With `stderr_to_terminal` standard error stays the caller's, so that progress bars are seen as such; its lines then
     reach neither `on_line` nor the error. `on_start` receives DVC's process id.
     """
-    wait_for_others(root)
-    for message in (remove_dead_lock(root), allow_no_git(root)):
-        if message:
-            on_line(message)
+    no_git = allow_no_git(root)
+    for message in [*clear_up(root), *([no_git] if no_git else [])]:
+        on_line(message)
     command = dvc_command("repro", *(["--single-item", stage] if stage else []))
     stderr = None if stderr_to_terminal else subprocess.STDOUT
     clock, kept = StageClock(), deque[str](maxlen=_NUM_KEPT_LINES)
