@@ -1,4 +1,4 @@
-# make run | test | check | ui | seeds | compare | bench | chaos | chaos-short | fuzz | audit | secrets | clean. Choose another interpreter or place with PYTHON=... and VENV=...
+# make run | test | test-slow | check | ui | seeds | compare | bench | chaos | chaos-short | fuzz | audit | secrets | clean. Choose another interpreter or place with PYTHON=... and VENV=...
 PYTHON ?= python3.11
 VENV ?= .venv
 PYTEST_ARGS ?= -m "not slow and not gpu"
@@ -13,7 +13,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check ui seeds compare bench chaos chaos-short fuzz audit secrets clean
+.PHONY: help run test test-slow check ui seeds compare bench chaos chaos-short fuzz audit secrets clean
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -23,6 +23,9 @@ run: $(VENV)/.installed ## run the pipeline (what is up to date is skipped) and 
 
 test: $(VENV)/.installed-dev ## run the tests, without the slow ones and those that need a GPU
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-slow: $(VENV)/.installed-dev ## run the slow ones: planted defects, a million rows, secrets end to end, Prefect's server killed (hours)
+	$(BIN)/python -m pytest -m "slow and not gpu"
 
 check: $(VENV)/.installed-dev ## lint and type-check
 	$(BIN)/python -m ruff check .

@@ -17,7 +17,7 @@ from flows.servers import free_port, prefect_server, running
 from tests.imports import ROOT
 from tests.scratch_repository import make_scratch_repository
 
-pytestmark = pytest.mark.pipeline
+pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
 _START_S, _END_S = 120.0, 240.0
 
 

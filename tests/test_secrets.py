@@ -80,6 +80,7 @@ def run(root: Path, *command: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.pipeline
+@pytest.mark.slow
 def test_fault_29_no_secret_is_in_any_file_database_or_output(
     root: Path, urls: tuple[str, str], endpoint: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
