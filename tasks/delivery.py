@@ -105,12 +105,11 @@ def _deliver(store: Store, spool: Path) -> bool:
         progress = {"offset": offset, "store": place, "ids": ids}
         write_progress(spool, progress)
     is_writer_dead = _is_abandoned(first, spool)  # asked before reading: a dead one writes no more
-    last: Event = {}
-    for last, offset in _merged(events_behind(spool, progress["offset"])):
-        store.deliver(last, progress["ids"], spool)
-        progress = {**progress, "offset": offset}
+    for event, offset in _merged(events_behind(spool, progress["offset"])):
+        store.deliver(event, progress["ids"], spool)
+        progress = {**progress, "offset": offset, "is_ended": event["kind"] == "end"}
         write_progress(spool, progress)
-    if last.get("kind") != "end":
+    if not progress.get("is_ended"):
         if not is_writer_dead:
             return False
         store.deliver(_killed(first, spool), progress["ids"], spool)

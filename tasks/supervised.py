@@ -68,8 +68,7 @@ def _train(
                 _tell(tracker, history[-1])
                 session.offer(report, history)
     except NonFiniteError as error:
-        best_step = f"{best_row(history)['step']:.0f}" if history else ""
-        good = f"; best weights so far: {session.best_dir}, of step {best_step}" if history else ""
+        good = f"; best weights so far: {session.best_dir}, of step {best_row(history)['step']:.0f}" if history else ""
         raise NonFiniteError(f"stage {stage}: {error}{good}") from error
 
 

@@ -240,6 +240,21 @@ def test_fault_21_what_a_killed_stage_reported_is_delivered_and_its_run_closed_b
     assert history(runs("stage")[0], "kl/reverse") == STEPS
 
 
+def test_a_delivery_cut_behind_the_end_leaves_the_run_as_it_ended(
+    params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(path: Path) -> None:
+        raise OSError("cut")
+
+    recorded_stage(with_tracking(params, uri=NOWHERE))
+    with monkeypatch.context() as patch:
+        patch.setattr("tasks.delivery.shutil.rmtree", cut)
+        assert sync_records(params) == 1
+    monkeypatch.setattr("tasks.delivery.is_dead", lambda mark: True)
+    assert sync_records(params) == 0
+    assert_whole_and_once()
+
+
 def test_a_run_of_a_host_that_is_gone_is_closed_after_a_day(params: Params) -> None:
     subprocess.run([sys.executable, "-c", textwrap.dedent(STAGE), "teacher", "killed"])
     (spool,) = SPOOLS_DIR.iterdir()
