@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import psutil
@@ -11,7 +10,7 @@ import psutil
 from flows.processes import STAGE_GRACE_S, wait_until
 from minillm.errors import UserError
 from minillm.params import read_yaml
-from tasks.integrity import DAMAGED_DIR
+from tasks.integrity import move_aside
 from tasks.lineage import LOCK_PATH, runs_program
 
 _RWLOCK = Path(".dvc/tmp/rwlock")
@@ -38,9 +37,7 @@ def put_aside_broken_record(root: Path) -> str | None:
     text = path.read_bytes() if path.exists() else None
     if text is None or _CONFLICT in text or _is_record(path):
         return None
-    target = root / DAMAGED_DIR / f"{time.time_ns()}-{path.name}"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    path.replace(target)
+    target = move_aside(path, root)
     return f"moved {LOCK_PATH} to {target.relative_to(root)}: a killed run cut it; DVC restores finished stages"
 
 

@@ -15,10 +15,10 @@ from typing import Any
 
 from minillm.errors import DamagedError
 from minillm.params import read_yaml
+from tasks.lineage import LOCK_PATH, file_md5
 from tasks.storage import STATE_DIR
 
 DAMAGED_DIR = STATE_DIR / "damaged"
-_LOCK_PATH = Path("dvc.lock")
 _OBJECTS, _DIRECTORY = "files/md5", ".dir"
 _UNDER_DVC = "DVC_STAGE"  # set by DVC for the commands that it runs
 
@@ -29,7 +29,7 @@ def check_inputs(inputs: Sequence[str]) -> None:
     It is then moved to state/damaged, and so is every damaged object of DVC's cache: the next run restores what is
     whole and makes the rest anew. A stage that was started by hand may be given other inputs and is not checked.
     """
-    if _UNDER_DVC not in os.environ or not _LOCK_PATH.exists():
+    if _UNDER_DVC not in os.environ or not LOCK_PATH.exists():
         return
     for output, md5 in _recorded_outputs().items():
         path = Path(output)
@@ -53,14 +53,6 @@ def output_md5(path: Path) -> str | None:
     return _text_md5(json.dumps(entries, sort_keys=True)) + _DIRECTORY
 
 
-def file_md5(path: Path) -> str | None:
-    """Return the md5 of a file's contents; None when it is not there."""
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
 def damaged_objects(cache: Path) -> list[Path]:
     """Return the objects of DVC's cache whose contents do not have the md5 that they are named by."""
     objects = sorted((cache / _OBJECTS).glob("??/*"))
@@ -77,16 +69,16 @@ def cache_dir() -> Path:
     return Path(done.stdout.strip())
 
 
-def move_aside(path: Path) -> Path:
-    """Move a damaged file or directory to state/damaged, whatever its permissions, and return where it is."""
-    target = DAMAGED_DIR / f"{time.time_ns()}-{path.name}"
+def move_aside(path: Path, root: Path = Path()) -> Path:
+    """Move a damaged file or directory of a repository to its state/damaged, and return where it is."""
+    target = root / DAMAGED_DIR / f"{time.time_ns()}-{path.name}"
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.move(path, target)  # DVC's cache may be on another disk
     return target
 
 
 def _recorded_outputs() -> dict[str, str]:
-    stages: Mapping[str, Any] = read_yaml(_LOCK_PATH).get("stages", {})
+    stages: Mapping[str, Any] = read_yaml(LOCK_PATH).get("stages", {})
     return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", ()) if "md5" in out}
 
 

@@ -118,4 +118,7 @@ def git_commit() -> str | None:
 
 def file_md5(path: Path) -> str | None:
     """Return the md5 that DVC would give a file; None when there is no such file."""
-    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() if path.is_file() else None
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
