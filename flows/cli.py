@@ -80,6 +80,20 @@ def status() -> None:
 
 
 @app.command()
+def promote(
+    version: Annotated[int | None, typer.Option(min=1, help="Number of the version; without it the newest.")] = None,
+) -> None:
+    """Make a student of MLflow's registry @champion by hand, whatever the rule says.
+
+    Examples: minillm promote; minillm promote --version 3
+    """
+    from minillm.params import load_params
+    from tasks.registry import promote
+
+    typer.echo(_checked(lambda: promote(load_params(Path("params.yaml")), version)))
+
+
+@app.command()
 def generate(
     instruction: Annotated[str, typer.Argument(help="What the model shall do.")],
     context: Annotated[str, typer.Option("--input", help="The material that it shall do it with.")] = "",

@@ -14,7 +14,7 @@ from flows.compare_variants import Setting, set_param_arguments
 from flows.dvc_lock import clear_up
 from flows.dvc_process import StageClock, StageRun, dvc_command, end_leftovers
 from flows.environment import child_environment
-from flows.finish import record_outcomes
+from flows.finish import record_outcomes, registry_line
 from flows.processes import STAGE_GRACE_S, group_members, process_group, wait_until
 from minillm.config import Params
 from minillm.errors import UserError
@@ -34,6 +34,8 @@ def run_experiment(root: Path, name: str, settings: Mapping[str, Setting]) -> Pa
     stages = _run_dvc(root, arguments, environment)
     params = load_params(root / "params.yaml")
     record_outcomes(params, stages, environment)
+    if registered := registry_line(params, environment):
+        print(registered, flush=True)
     return params
 
 

@@ -1,4 +1,4 @@
-"""Tell MLflow how a pipeline ended: what no stage can know, as DVC writes dvc.lock after it."""
+"""Tell MLflow how a pipeline ended and which student it made; no stage can know it, as DVC writes dvc.lock after it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from flows.dvc_process import StageRun
 from minillm.config import Params
 from tasks.event_spool import spools
+from tasks.registry import register_student
 from tasks.tracking import finish_pipeline, sync_records
 
 
@@ -21,3 +22,10 @@ def record_outcomes(params: Params, runs: Mapping[str, StageRun], environment: M
         finish_pipeline(params, cached=[name for name, run in runs.items() if run.outcome != "ran"])
     elif params.tracking.enabled and spools():
         sync_records(params)
+
+
+def registry_line(params: Params, environment: Mapping[str, str]) -> str:
+    """Register the student of a pipeline whose outcomes were recorded; return what to print, empty without news."""
+    os.environ.update(environment)
+    decision = register_student(params)
+    return decision.line if decision else ""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from flows.dvc_process import DvcError, StageRun, reproduce
 from flows.environment import mlflow_url, prefect_url
-from flows.finish import record_outcomes
+from flows.finish import record_outcomes, registry_line
 from flows.graph import stage_order
 from flows.memory import PeakMemory
 from flows.processes import exit_on_sigterm
@@ -36,7 +36,10 @@ def main() -> int:
         environment = {"MINILLM_PIPELINE_KEY": str(uuid.uuid4())}  # tracking groups the stages of one key
         stages = run_and_record(root, environment)
         record_outcomes(params, stages, environment)
+        registered = registry_line(params, environment)
         print(f"\n{_stage_lines(stages)}\n\n{result_table(root)}\n\n{_where_next(mlflow_url(params.tracking))}")
+        if registered:
+            print(registered)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return _USER_ERROR_EXIT

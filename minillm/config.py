@@ -13,6 +13,7 @@ from minillm.knobs import (
     Name,
     NonNegativeFloat,
     NonNegativeInt,
+    OptionalName,
     PlainPath,
     PositiveFloat,
     PositiveInt,
@@ -168,6 +169,8 @@ class TrackingConfig(Section):
     uri: Annotated[str, Field(min_length=1), AfterValidator(_without_password)]
     experiment: Name
     logged_models: list[Literal["teacher", "warmup", "student"]]
+    registered_model: OptionalName
+    champion_metric: Literal["final/student_rougeL", "final/student_reverse_kl"]
 
 
 class Params(Section):

@@ -19,6 +19,10 @@ def _safe_name(value: str) -> str:
     return value
 
 
+def _optional_name(value: str) -> str:
+    return _safe_name(value) if value else value
+
+
 def _plain_path(value: str) -> str:
     is_short = len(value) <= _MAX_PATH_CHARACTERS and all(len(p.encode()) <= _MAX_PART_BYTES for p in value.split("/"))
     if not value.isprintable() or value.startswith("-") or not is_short:
@@ -42,6 +46,7 @@ PositiveShare = Annotated[FiniteFloat, Field(gt=0, le=1)]
 ProperShare = Annotated[FiniteFloat, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, le=LARGEST_INT)]
 Name = Annotated[str, AfterValidator(_safe_name)]
+OptionalName = Annotated[str, AfterValidator(_optional_name)]
 PlainPath = Annotated[str, AfterValidator(_plain_path)]
 Revision = Annotated[str, AfterValidator(_revision)]
 

@@ -69,6 +69,18 @@ def cache_dir() -> Path:
     return Path(done.stdout.strip())
 
 
+def cached_files(md5: str) -> dict[str, Path] | None:
+    """Return the objects of DVC's cache that make up a directory, by name; None when one is missing or damaged."""
+    objects = cache_dir() / _OBJECTS
+    try:
+        entries: list[dict[str, str]] = json.loads((objects / md5[:2] / md5[2:]).read_bytes())
+    except OSError:
+        return None
+    files = {entry["relpath"]: objects / entry["md5"][:2] / entry["md5"][2:] for entry in entries}
+    is_whole = all(file_md5(files[entry["relpath"]]) == entry["md5"] for entry in entries)
+    return files if is_whole else None
+
+
 def move_aside(path: Path, root: Path = Path()) -> Path:
     """Move a damaged file or directory of a repository to its state/damaged, and return where it is."""
     target = root / DAMAGED_DIR / f"{time.time_ns()}-{path.name}"

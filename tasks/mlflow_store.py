@@ -1,4 +1,4 @@
-"""What a record means in MLflow: one parent run per pipeline, one child run per stage; only this file imports it.
+"""What a record means in MLflow: one parent run per pipeline, one child run per stage.
 
 Every record can be delivered twice and counts once: a run is found by its spool's name before it is made, and MLflow
 keeps one of two points that are equal in value, step and time.
@@ -18,6 +18,7 @@ from filelock import FileLock
 from minillm.config import TrackingConfig
 from minillm.digests import content_sha256
 from tasks.event_spool import Event
+from tasks.registry_store import Registry
 from tasks.storage import STATE_DIR
 from tasks.tracking_store import is_server, make_client_hurry, tracking_uri
 
@@ -53,6 +54,10 @@ class Store:
                 return ids
             return ids | {"child": self._child_id(experiment, parent, spool.name, header["stage"])}
 
+    def registry(self, model: str, metric: str) -> Registry:
+        """Return the registered model, whose versions are compared by a metric."""
+        return Registry(self._client, model, metric)
+
     def deliver(self, event: Event, ids: Mapping[str, str], spool: Path) -> None:
         """Do what one record says."""
         actions: dict[str, Callable[..., None]] = {
@@ -61,6 +66,7 @@ class Store:
             "tags": self._tags,
             "dataset": self._dataset,
             "model": self._model,
+            "student": self._student,
             "end": self._end,
         }
         content = {name: value for name, value in event.items() if name != "kind"}
@@ -132,6 +138,9 @@ class Store:
         outputs = self._client.get_run(ids["child"]).outputs
         if model.model_id not in [output.model_id for output in (outputs.model_outputs if outputs else ())]:
             self._client.log_outputs(ids["child"], [LoggedModelOutput(model.model_id, step)])
+
+    def _student(self, ids: Mapping[str, str], spool: Path, model: str, metric: str, **student: Any) -> None:
+        self.registry(model, metric).register(ids, student)
 
     def _end(self, ids: Mapping[str, str], spool: Path, status: str, time_ms: int, outcomes: dict[str, str]) -> None:
         """Close the stage's run, note outcomes that the parent has none of yet, and set the parent's status by all."""

@@ -91,6 +91,8 @@ def put(path: str, value: Any) -> Callable[[Any], None]:
         ("evaluate.sampling_seeds", [], "at least 1 item"),
         ("evaluate.sampling_seeds", [10, 10], "each seed may stand there once"),
         ("tracking.experiment", "a b", "tracking.experiment: allowed: letters"),
+        ("tracking.registered_model", "a/b", "tracking.registered_model: allowed: letters"),
+        ("tracking.champion_metric", "rougeL", "tracking.champion_metric: Input should be 'final/student_rougeL' or"),
         ("data.evaluation_files", {"../x": "a.jsonl"}, "data.evaluation_files"),
     ],
 )

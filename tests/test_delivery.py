@@ -38,7 +38,7 @@ def model_directory(params: Params) -> None:
 
 def recorded_stage(params: Params) -> None:
     """A stage with a record of every kind."""
-    with open_tracker("distill", params) as tracker:
+    with open_tracker("distill", with_tracking(params, logged_models=["student"])) as tracker:
         for step, value in STEPS:
             tracker.log(step, {"kl/reverse": value, "reward/mean": -value})
         tracker.summary({"final/rougeL": 20.0})

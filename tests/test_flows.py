@@ -6,38 +6,26 @@ import json
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from flows.dvc_process import DvcError, is_up_to_date
-from flows.environment import PREFECT_CLIENT, TELEMETRY_OFF, child_environment, mlflow_url, prefect_url
+from flows.environment import child_environment, mlflow_url, prefect_url
 from flows.local import run_and_record
 from flows.memory import PeakMemory
 from flows.progress_lines import parse_progress
+from flows.request import PipelineRequest
 from flows.servers import ServerError, mlflow_server, prefect_server, running
-from minillm.config import TrackingConfig
 from minillm.errors import UserError
+from minillm.params import load_params
 from tasks.progress import _line
+from tests.prefect_place import run_pipeline
 from tests.scratch_repository import make_scratch_repository, run_in, set_param
 
 _REPOSITORY = Path(__file__).parents[1]
 _STAGES = ("prepare", "distill", "report")
-
-
-@pytest.fixture(scope="module")
-def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One Prefect server for all tests here, with its files in a temporary directory."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**TELEMETRY_OFF, **PREFECT_CLIENT}.items():
-            patch.setenv(name, value)
-        patch.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect")))
-        from prefect.testing.utilities import prefect_test_harness
-
-        with prefect_test_harness(server_startup_timeout=120):
-            yield
 
 
 @pytest.fixture
@@ -50,9 +38,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _run(stages: list[str] | None = None) -> Any:
-    from flows.pipeline import PipelineRequest, pipeline
-
-    return pipeline(PipelineRequest(stages=stages or []), return_state=True)
+    return run_pipeline(PipelineRequest(stages=stages or []))
 
 
 def _artifacts(key: str) -> list[Any]:
@@ -197,7 +183,7 @@ def test_peak_memory_is_that_of_a_process_and_its_descendants_together() -> None
 def test_the_flow_asks_for_no_retry_no_cache_and_keeps_no_result(prefect_api: None) -> None:
     from prefect.cache_policies import NO_CACHE
 
-    from flows.pipeline import run_stage
+    from flows.stage_task import run_stage
 
     assert (run_stage.retries, run_stage.cache_policy, run_stage.persist_result) == (0, NO_CACHE, False)
 
@@ -238,7 +224,7 @@ def test_the_pages_are_where_the_environment_says(monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("MLFLOW_PORT", "5050")
     monkeypatch.setenv("PREFECT_PORT", "4250")
-    tracking = TrackingConfig(enabled=True, uri="sqlite:///mlflow.db", experiment="minillm", logged_models=[])
+    tracking = load_params(_REPOSITORY / "params.yaml").tracking
     assert (mlflow_url(tracking), prefect_url()) == ("http://127.0.0.1:5050", "http://127.0.0.1:4250")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@mlflow.example")
     assert mlflow_url(tracking) == "https://***@mlflow.example"

@@ -125,7 +125,7 @@ def test_a_selected_model_is_logged_as_the_files_it_is(params: Params) -> None:
         Path(name).mkdir()
         Path(name, "model.safetensors").write_bytes(name.encode())
         Path(name, "config.json").write_text("{}")
-    with open_tracker("distill", params) as tracker:
+    with open_tracker("distill", with_tracking(params, logged_models=["student"])) as tracker:
         tracker.model("warmup", Path("warmup"))
         tracker.model("student", Path("student"))
     run = runs("stage")[0]
