@@ -1,4 +1,4 @@
-# make run | test | test-slow | check | ui | seeds | compare | bench | chaos | chaos-short | fuzz | audit | secrets | clean. Choose another interpreter or place with PYTHON=... and VENV=...
+# make run | up | down | test | test-slow | check | ui | seeds | compare | bench | chaos | chaos-short | fuzz | audit | secrets | clean. Choose another interpreter or place with PYTHON=... and VENV=...
 PYTHON ?= python3.11
 VENV ?= .venv
 PYTEST_ARGS ?= -m "not slow and not gpu"
@@ -13,13 +13,19 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow check ui seeds compare bench chaos chaos-short fuzz audit secrets clean
+.PHONY: help run up down test test-slow check ui seeds compare bench chaos chaos-short fuzz audit secrets clean
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## */\t/' | expand -t 14
 
 run: $(VENV)/.installed ## run the pipeline (what is up to date is skipped) and show the results
 	$(BIN)/python -m flows.local
+
+up: $(VENV)/.installed ## start Prefect, MLflow and the workers in the background (docs/team.md)
+	@$(BIN)/minillm up
+
+down: ## end them; a running stage saves its state first
+	@$(BIN)/minillm down
 
 test: $(VENV)/.installed-dev ## run the tests, without the slow ones and those that need a GPU
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

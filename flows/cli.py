@@ -80,6 +80,28 @@ def status() -> None:
 
 
 @app.command()
+def up() -> None:
+    """Start Prefect, MLflow and the workers in the background, with pools, deployments and automations.
+
+    Example: minillm up
+    """
+    from flows.team import up
+
+    typer.echo(_checked(lambda: up(Path.cwd())))
+
+
+@app.command()
+def down() -> None:
+    """End what `minillm up` started; a running stage saves its state first.
+
+    Example: minillm down
+    """
+    from flows.team import down
+
+    typer.echo(_checked(lambda: down(Path.cwd())))
+
+
+@app.command()
 def promote(
     version: Annotated[int | None, typer.Option(min=1, help="Number of the version; without it the newest.")] = None,
 ) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
@@ -13,6 +12,8 @@ from typing import NamedTuple
 
 from flows.environment import mlflow_url, prefect_url
 from flows.servers import answers
+from flows.team import team_line
+from flows.workers import gpu_names
 from minillm.errors import UserError
 from minillm.params import load_params
 from tasks.event_spool import spools
@@ -43,6 +44,7 @@ def findings(root: Path) -> Iterator[Finding]:
     yield Finding("disk", free_gib >= _NEEDED_GIB, f"{free_gib:.1f} GiB free; a run takes up to {_NEEDED_GIB:.0f} GiB")
     yield _params(root)
     yield from _servers(root)
+    yield _team(root)
     waiting = len(spools())
     yield Finding("records", None if waiting else True, f"of {waiting} runs wait for MLflow (python -m tasks sync)")
     yield _gpu()
@@ -107,10 +109,11 @@ def _servers(root: Path) -> Iterator[Finding]:
         yield Finding(name, is_up or (False if is_needed else None), text + ("" if is_up else " (`make ui` starts it)"))
 
 
+def _team(root: Path) -> Finding:
+    pages = team_line(root)
+    return Finding("team", True if pages else None, f"up: {pages}" if pages else "down (`make up` starts it)")
+
+
 def _gpu() -> Finding:
-    try:
-        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
-        return Finding("gpu", None, "none found; everything runs on the processor")
-    names = done.stdout.strip().splitlines()
+    names = gpu_names()
     return Finding("gpu", True if names else None, "; ".join(names) or "none found; everything runs on the processor")

@@ -14,9 +14,11 @@ from pathlib import Path
 from subprocess import STDOUT, Popen
 from urllib.parse import urlsplit
 
+from flows.database import make_databases, postgres
 from flows.environment import child_environment, mlflow_url, prefect_url
 from flows.guarded_prefect import LOOPBACK_HOST, own_origins
 from flows.processes import exit_on_sigterm, process_group, wait_until
+from minillm.config import TrackingConfig
 from minillm.errors import UserError
 from minillm.params import load_params
 from tasks.tracking_store import is_server, tracking_uri
@@ -33,7 +35,7 @@ class ServerError(UserError):
 
 @dataclass(frozen=True)
 class Server:
-    """A server of this repository: how to start it and where it says that it is well."""
+    """A server or worker of this repository: how to start it and where it says that it is well."""
 
     name: str
     url: str
@@ -48,8 +50,8 @@ class Server:
 
 
 def prefect_server(url: str) -> Server:
-    """Return the Prefect server at a loopback url; its database is in .servers/prefect. See docs/security.md."""
-    port = _port(url)
+    """Return the Prefect server at a loopback url; its files are in .servers/prefect. See docs/security.md."""
+    port, database = _port(url), postgres()
     environment = {
         "PREFECT_HOME": str((SERVERS_DIR / "prefect").resolve()),
         # Without this the pages of a server on another port ask port 4200 for their data.
@@ -57,6 +59,9 @@ def prefect_server(url: str) -> Server:
         "PREFECT_API_URL": f"{url}/api",
         "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": ",".join(own_origins(port)),
         "PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED": "true",
+        # In memory a restart would lose the slots of runs, and Prefect ends a run whose slot is lost.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+        **({"PREFECT_SERVER_DATABASE_CONNECTION_URL": database.prefect_url} if database else {}),
     }
     command = [sys.executable, "-m", "flows.guarded_prefect", str(port)]
     return Server("prefect", url, "/api/health", command, environment)
@@ -76,15 +81,23 @@ def mlflow_server(url: str, store_uri: str) -> Server:
     return Server("mlflow", url, "/health", command, environment)
 
 
+def own_servers(tracking: TrackingConfig) -> list[Server]:
+    """Return the servers of this repository; a tracking server that is somewhere else is none of them."""
+    prefect, store_uri, database = prefect_server(prefect_url()), tracking_uri(tracking), postgres()
+    if is_server(store_uri):
+        return [prefect]
+    return [prefect, mlflow_server(mlflow_url(tracking), database.mlflow_uri if database else store_uri)]
+
+
 @contextmanager
 def running(root: Path, servers: Sequence[Server]) -> Iterator[list[Popen[str]]]:
     """Yield the processes of servers that answer their health checks; they end with the block."""
     for server in servers:
-        _require_free_port(server)
+        require_free_port(server)
     with ExitStack() as stack:
-        processes = [stack.enter_context(_started(root, server)) for server in servers]
+        processes = [stack.enter_context(started(root, server)) for server in servers]
         for server, process in zip(servers, processes, strict=True):
-            _wait_for_health(root, server, process)
+            wait_for_health(server, process)
         yield processes
 
 
@@ -106,22 +119,20 @@ def free_port() -> int:
 
 
 @contextmanager
-def _started(root: Path, server: Server) -> Iterator[Popen[str]]:
+def started(root: Path, server: Server, is_again: bool = False) -> Iterator[Popen[str]]:
+    """Yield the process of a server that may not be well yet; its log begins anew, unless it is started again."""
     path = root / server.log_path
     path.parent.mkdir(parents=True, exist_ok=True)
     environment = child_environment(server.environment)
     with (
-        path.open("w", encoding="utf-8") as log,
+        path.open("a" if is_again else "w", encoding="utf-8") as log,
         process_group(server.command, root, environment, log, STDOUT) as process,
     ):
         yield process
 
 
-def _port(url: str) -> int:
-    return urlsplit(url).port or 0
-
-
-def _require_free_port(server: Server) -> None:
+def require_free_port(server: Server) -> None:
+    """Raise ServerError when somebody listens where a server shall."""
     port = _port(server.url)
     with socket.socket() as probe:
         if probe.connect_ex((LOOPBACK_HOST, port)) == 0:
@@ -129,11 +140,16 @@ def _require_free_port(server: Server) -> None:
             raise ServerError(f"port {port} is in use; stop what listens there, or choose another: {variable}=...")
 
 
-def _wait_for_health(root: Path, server: Server, process: Popen[str]) -> None:
+def wait_for_health(server: Server, process: Popen[str]) -> None:
+    """Return when a server is well; raises ServerError when it ends or takes too long."""
     url = server.url + server.health_path
     wait_until(lambda: process.poll() is not None or answers(url), _START_TIMEOUT_S)
     if process.poll() is not None or not answers(url):
         raise ServerError(f"{server.name} did not start; its last words are in {server.log_path}")
+
+
+def _port(url: str) -> int:
+    return urlsplit(url).port or 0
 
 
 def _watch(servers: Sequence[Server], processes: Sequence[Popen[str]]) -> None:
@@ -151,10 +167,8 @@ def main() -> int:
     root = Path.cwd()
     try:
         tracking = load_params(root / "params.yaml").tracking
-        store_uri, mlflow_page = tracking_uri(tracking), mlflow_url(tracking)
-        servers = [prefect_server(prefect_url())]
-        if not is_server(store_uri):
-            servers.append(mlflow_server(mlflow_page, store_uri))
+        mlflow_page, servers = mlflow_url(tracking), own_servers(tracking)
+        make_databases()
         print("starting the servers, which takes about 20 s ...", flush=True)
         with running(root, servers) as processes:
             print(f"MLflow   {mlflow_page}\nPrefect  {prefect_url()}\nCtrl-C stops them", flush=True)
