@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from flows.dvc_lock import remove_dead_lock
 from flows.dvc_process import dvc_command
 from flows.environment import child_environment
-from flows.graph import GRAPH_NAME
+from flows.graph import made_paths
 from minillm.errors import UserError
 from minillm.params import ConfigError, read_yaml
 from tasks.storage import STATE_DIR, read_json, replacing, write_json
@@ -27,7 +27,6 @@ PARAMS_NAME = "params.yaml"
 _LOCK_NAME = "dvc.lock"
 _DIRECTORY = STATE_DIR / "compare"
 _KEPT_PATH = _DIRECTORY / "workspace.json"  # outlives a comparison that is killed
-_OUTPUT_KEYS = ("outs", "metrics", "plots")
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def kept_workspace(root: Path) -> Iterator[Workspace]:
 
 
 def _keep(root: Path) -> Kept:
-    cached, uncached = _made_paths(root)
+    cached, uncached = made_paths(root)
     files = {name: _read(root / name) for name in (PARAMS_NAME, _LOCK_NAME, *uncached)}
     outputs = [name for name in cached if (root / name).exists()]
     head, index = (_read(_git_path(root, name)) for name in ("HEAD", "index"))
@@ -111,7 +110,7 @@ def _attach_head(root: Path, kept: Kept) -> None:
 
 def _check_out(root: Path, outputs: list[str]) -> None:
     """Bring the outputs of dvc.lock from DVC's cache; remove those that were not there."""
-    for name in set(_made_paths(root)[0]) - set(outputs):
+    for name in set(made_paths(root)[0]) - set(outputs):
         path = root / name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     remove_dead_lock(root)
@@ -137,16 +136,6 @@ def _recover(root: Path) -> None:
         _give_back(root, kept)
         print(f"{PARAMS_NAME} and outputs are again as they were before the comparison that was killed", flush=True)
     (root / _KEPT_PATH).unlink(missing_ok=True)
-
-
-def _made_paths(root: Path) -> tuple[list[str], list[str]]:
-    """Return the outputs that DVC keeps in its cache, and those that it does not."""
-    paths: dict[bool, list[str]] = {True: [], False: []}
-    for stage in read_yaml(root / GRAPH_NAME)["stages"].values():
-        for entry in (entry for key in _OUTPUT_KEYS for entry in stage.get(key, ())):
-            name, options = (entry, {}) if isinstance(entry, str) else next(iter(entry.items()))
-            paths[options.get("cache", True)].append(name)
-    return paths[True], paths[False]
 
 
 def _git(root: Path, *arguments: str) -> str:

@@ -12,7 +12,9 @@ from minillm.errors import UserError
 from minillm.params import read_yaml
 from tasks.integrity import move_aside
 from tasks.lineage import LOCK_PATH, runs_program
+from tasks.storage import STATE_DIR
 
+WORKTREES_DIR = STATE_DIR / "worktrees"  # each is a workspace of its own; see flows/worktree.py
 _RWLOCK = Path(".dvc/tmp/rwlock")
 _CLOCK_SLACK_S = 1.0
 _CONFLICT = b"<<<<<<<"  # of git, for the user to resolve
@@ -56,6 +58,11 @@ def wait_for_others(root: Path) -> None:
     if others := _workers(root):
         pids = ", ".join(str(process.pid) for process in others)
         raise UserError(f"{root}: another run works here (pid {pids}); wait until it ends, or end it")
+
+
+def is_busy(root: Path) -> bool:
+    """Return whether DVC or a stage is at work in a repository."""
+    return bool(_workers(root))
 
 
 def remove_dead_lock(root: Path) -> str | None:
@@ -108,11 +115,11 @@ def _dvc_works_in(root: Path) -> bool:
 
 
 def _is_in(process: psutil.Process, root: Path, programs: tuple[str, ...]) -> bool:
+    """Return whether a process is one of the programs and at work in a repository, and not in a worktree inside it."""
     try:
-        words = process.cmdline()
-        return any(runs_program(words, name) for name in programs) and Path(process.cwd()).is_relative_to(
-            root.resolve()
-        )
+        place, home = Path(process.cwd()), root.resolve()
+        is_here = place.is_relative_to(home) and not place.is_relative_to(home / WORKTREES_DIR)
+        return is_here and any(runs_program(process.cmdline(), name) for name in programs)
     except psutil.AccessDenied:
         return process.name() in programs
     except psutil.Error:

@@ -114,10 +114,23 @@ def reproduce(
     return clock.stages()
 
 
-def is_up_to_date(root: Path) -> bool:
-    """Return whether `dvc status` is clean."""
-    done = subprocess.run(dvc_command("status", "--quiet"), cwd=root, env=child_environment({}), capture_output=True)
+def is_up_to_date(root: Path, *stages: str) -> bool:
+    """Return whether `dvc status`, of some stages or of all, is clean."""
+    done = subprocess.run(
+        dvc_command("status", "--quiet", *stages), cwd=root, env=child_environment({}), capture_output=True
+    )
     return done.returncode == 0
+
+
+def dvc(root: Path, *arguments: str) -> str:
+    """Return what a short DVC command printed; raises UserError with its last line when it fails."""
+    done = subprocess.run(
+        dvc_command(*arguments), cwd=root, env=child_environment({}), capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        words = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        raise UserError(f"dvc {' '.join(arguments[:3])}: {words[-1].removeprefix('ERROR: ') if words else 'failed'}")
+    return done.stdout.strip()
 
 
 def dvc_command(*arguments: str) -> list[str]:

@@ -38,6 +38,16 @@ def select_stages(root: Path, names: Iterable[str]) -> list[str]:
     return [name for name in order if name in wanted] if wanted else order
 
 
+def made_paths(root: Path) -> tuple[list[str], list[str]]:
+    """Return the outputs that DVC keeps in its cache, and those that it does not."""
+    paths: dict[bool, list[str]] = {True: [], False: []}
+    for stage in read_yaml(root / GRAPH_NAME)["stages"].values():
+        for entry in (entry for key in _OUTPUT_KEYS for entry in stage.get(key, ())):
+            name, options = (entry, {}) if isinstance(entry, str) else next(iter(entry.items()))
+            paths[options.get("cache", True)].append(name)
+    return paths[True], paths[False]
+
+
 def _paths(stage: dict[str, Any], keys: tuple[str, ...]) -> list[PurePosixPath]:
     """Return the paths under the keys of a stage; an entry is a path, or a mapping from one path to its options."""
     entries = [entry for key in keys for entry in stage.get(key, ())]

@@ -3,128 +3,124 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 from urllib.parse import urlsplit
 
-from prefect import flow, get_run_logger, runtime, task
-from prefect.artifacts import create_table_artifact
-from prefect.cache_policies import NO_CACHE
+from prefect import State, flow, get_run_logger, runtime
+from prefect.context import FlowRunContext
 from prefect.states import Failed
 from prefect.utilities.urls import url_for
-from pydantic import BaseModel, ConfigDict, Field
 
-from flows.dvc_process import DvcError, StageRun, is_up_to_date, reproduce
+from flows import experiments
+from flows.dvc_process import StageRun, is_up_to_date
 from flows.environment import LASTING_PAGES_VARIABLE, mlflow_url
 from flows.finish import record_outcomes
 from flows.graph import select_stages
-from flows.progress_artifact import ProgressArtifact
+from flows.hand_over import fetch_result, require_remotes, send_inputs
+from flows.placement import Place, RunFacts, checkout_mark, placed
+from flows.publish import publish_experiment, publish_results, publish_stages
+from flows.request import Origin, PipelineRequest, StageRequest
+from flows.stage_task import run_stage, send_stage, stage_environment
 from minillm.errors import UserError
-from minillm.params import load_params
-from minillm.preflight import check_models
-from tasks.storage import METRICS_DIR, REPORT_PATH, read_json
 
-_PROGRESS_EVERY_S = 2.0  # an update costs a request to the server
-
-
-class PipelineRequest(BaseModel):
-    """What one run of the pipeline shall do; the knobs of the stages are in params.yaml."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    stages: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]] = Field(
-        default=[], description="Names of stages of dvc.yaml to bring up to date, in graph order; empty = all."
-    )
-
-
+GPU_STAGES = ("teacher", "distill")
 _EVERYTHING = PipelineRequest()
+
+
+class _StageFailed(Exception):
+    """Ends a run with the state of the stage that failed."""
+
+    def __init__(self, state: State[Any]) -> None:
+        super().__init__(state.message)
+        self.state = state
 
 
 @flow(name="pipeline", retries=0, persist_result=False)  # type: ignore[untyped-decorator]
 def pipeline(request: PipelineRequest = _EVERYTHING) -> Any:
     """Bring the stages up to date in graph order; returns stage -> outcome, or a failed state that says what to do."""
-    root = Path.cwd()
+    root, say = Path.cwd(), get_run_logger().warning
     try:
-        params = load_params(root / "params.yaml")
-        check_models(params.teacher_model, params.student_model)
-        stages = select_stages(root, request.stages)
+        with placed(root, request, _run_facts(), say) as place:
+            runs = _stages(place, request)
+            _finish(place, runs)
     except UserError as error:
         return Failed(message=str(error))
-    runs: dict[str, StageRun] = {}
-    for name in stages:
-        state = run_stage.with_options(name=name, task_run_name=name)(name, _stage_environment(), return_state=True)
-        if not state.is_completed():
-            return Failed(message=state.message, data=state.data)
-        runs[name] = StageRun(**state.result())
-    record_outcomes(params, runs, _stage_environment())
-    _publish_stages(runs)
-    _publish_results(root, mlflow_url(params.tracking))
-    if not is_up_to_date(root):
-        get_run_logger().warning("`dvc status` is not clean: an input was edited, or not every stage was asked for")
+    except _StageFailed as failed:
+        return Failed(message=failed.state.message, data=failed.state.data)
     return {name: run.outcome for name, run in runs.items()}
 
 
-@task(retries=0, cache_policy=NO_CACHE, persist_result=False)  # type: ignore[untyped-decorator]
-def run_stage(name: str, environment: dict[str, str]) -> Any:
-    """Bring one stage up to date and return the fields of its StageRun, or a failed state that carries the DvcError."""
-    logger = get_run_logger()
-    bar = ProgressArtifact(name, logger)
-    start_s = time.monotonic()
-
-    def on_line(line: str) -> None:
-        logger.info(line)
-        bar.read(line)
-
-    try:
-        run = reproduce(Path.cwd(), name, on_line, environment)[name]
-    except DvcError as error:
-        return Failed(message=f"{error}: {_reason(error)}", data=error)
-    except UserError as error:
-        return Failed(message=str(error), data=error)
-    logger.info("stage %s: %s in %.1f s", name, run.outcome, time.monotonic() - start_s)
-    return {"outcome": run.outcome, "wall_s": run.wall_s}
+def _stages(place: Place, request: PipelineRequest) -> dict[str, StageRun]:
+    names, origin = select_stages(place.path, request.stages), _origin(place)
+    if request.gpu_pool and request.hand_over == "remotes":
+        require_remotes(place.checkout)
+    runs: dict[str, StageRun] = {}
+    for name in names:
+        if request.gpu_pool and name in GPU_STAGES:
+            runs[name] = _elsewhere(name, place, request, origin, list(runs))
+        else:
+            runs[name] = _here(name, place, origin)
+    return runs
 
 
-def _stage_environment() -> dict[str, str]:
-    """Return what ties the runs that stages record in MLflow to this flow run."""
+def _here(name: str, place: Place, origin: Origin) -> StageRun:
+    environment = {**stage_environment(origin), **place.environment}
+    return _result(run_stage.with_options(name=name, task_run_name=name)(name, environment, return_state=True))
+
+
+def _elsewhere(name: str, place: Place, request: PipelineRequest, origin: Origin, done: list[str]) -> StageRun:
+    """Have the stage run on the GPU pool, unless it is up to date; what came of it is checked here."""
+    if is_up_to_date(place.path, name):
+        return _here(name, place, origin)
+    by_remotes = request.hand_over == "remotes"
+    carrier = f"handover-{origin.flow_run_id[:8]}-{name}" if by_remotes else ""
+    if by_remotes:
+        send_inputs(place.path, carrier, done)
+    where = (
+        {"experiment": carrier} if by_remotes else {"checkout": checkout_mark(place.checkout), "workspace": place.key}
+    )
+    sent = StageRequest(stage=name, origin=origin, **where)
+    run = _result(send_stage.with_options(name=name, task_run_name=name)(request.gpu_pool, sent, return_state=True))
+    if by_remotes:
+        fetch_result(place.path, carrier)
+    if not is_up_to_date(place.path, name):
+        raise UserError(
+            f"stage {name}: pool {request.gpu_pool} ended it well, but `dvc status {name}` is not clean here"
+        )
+    return run
+
+
+def _result(state: State[Any]) -> StageRun:
+    if not state.is_completed():
+        raise _StageFailed(state)
+    return StageRun(**state.result())
+
+
+def _finish(place: Place, runs: dict[str, StageRun]) -> None:
+    """Tell MLflow and the run's page how it ended; keep a workspace apart as an experiment."""
+    page = mlflow_url(place.params.tracking)
+    record_outcomes(place.params, runs, {**stage_environment(_origin(place)), **place.environment})
+    publish_stages(runs)
+    publish_results(place.path, page)
+    if place.experiment:
+        experiments.save(place.path, place.experiment, list(runs))
+        publish_experiment(place.experiment, page)
+    elif not is_up_to_date(place.path):
+        get_run_logger().warning("`dvc status` is not clean: an input was edited, or not every stage was asked for")
+
+
+def _origin(place: Place) -> Origin:
+    """Return what the records of stages say of this flow run."""
     flow_run_id = str(runtime.flow_run.id)
     page = url_for("flow-run", obj_id=flow_run_id) or ""
     # A server that lives as long as this run keeps its runs where a lasting one will find and show them.
     if lasting := os.environ.get(LASTING_PAGES_VARIABLE):
         page = lasting + urlsplit(page).path
-    return {
-        "MINILLM_PIPELINE_KEY": flow_run_id,
-        "MINILLM_PREFECT_FLOW_RUN_ID": flow_run_id,
-        "MINILLM_PREFECT_URL": page,
-    }
+    return Origin(pipeline_key=flow_run_id, flow_run_id=flow_run_id, page=page, experiment=place.experiment)
 
 
-def _publish_stages(runs: dict[str, StageRun]) -> None:
-    table = [{"stage": name, "outcome": run.outcome, "seconds": round(run.wall_s, 1)} for name, run in runs.items()]
-    create_table_artifact(table=table, key="stages", description="What DVC did with each stage")
-
-
-def _publish_results(root: Path, mlflow_page: str) -> None:
-    path = root / METRICS_DIR / "report.json"
-    if not path.exists():
-        return
-    table = [{"metric": name, "value": value} for name, value in _leaves(read_json(path), "")]
-    description = f"[MLflow]({mlflow_page}) | report: `{root / REPORT_PATH}`"
-    create_table_artifact(table=table, key="results", description=description)
-
-
-def _leaves(content: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    """Yield the slash-joined path and the value of every leaf of nested mappings."""
-    if not isinstance(content, dict):
-        yield prefix, content
-        return
-    for key, value in content.items():
-        yield from _leaves(value, f"{prefix}/{key}" if prefix else str(key))
-
-
-def _reason(error: DvcError) -> str:
-    """Return the last line of the stage itself, which says more than DVC's own "failed to reproduce"."""
-    told = [line for line in error.lines if line and not line.startswith(("ERROR: failed to reproduce", "> "))]
-    return told[-1] if told else "it printed nothing"
+def _run_facts() -> RunFacts:
+    context = FlowRunContext.get()
+    run = context.flow_run if context else None
+    return RunFacts(str(runtime.flow_run.name), bool(run and run.auto_scheduled), bool(run and run.run_count > 1))

@@ -6,7 +6,8 @@ import logging
 import sys
 
 from flows.dvc_process import DvcError
-from flows.pipeline import PipelineRequest, pipeline
+from flows.pipeline import pipeline
+from flows.request import PipelineRequest
 
 _FAILED_EXIT = 1
 

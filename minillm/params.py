@@ -31,24 +31,31 @@ def load_params(path: Path) -> Params:
 def read_yaml(path: Path) -> Any:
     """Return the plain content of a YAML 1.2 file, read as DVC reads it; duplicate keys are refused."""
     try:
-        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 at byte {error.start}") from None
+    except OSError as error:
+        raise ConfigError(f"{path.name}: cannot be read as YAML: {_brief(str(error))}") from None
+    return yaml_content(text, path.name)
+
+
+def yaml_content(text: str, name: str) -> Any:
+    """Return the plain content of YAML 1.2; errors name the file it is from."""
+    try:
+        return YAML(typ="safe", pure=True).load(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark
-        where = f"{path.name}:{mark.line + 1}" if mark else path.name
+        where = f"{name}:{mark.line + 1}" if mark else name
         # Of a repeated key ruamel tells both values, which may hold a password.
         problem = (error.problem or str(error)).split(" with value ")[0]
         raise ConfigError(f"{where}: {_brief(problem)}") from None
     except LookupError:  # ruamel looks an explicitly tagged scalar up in its tables without asking whether it is there
-        raise ConfigError(
-            f"{path.name}: cannot be read as YAML: the value of a !!bool, !!int or !!float is none"
-        ) from None
-    except (YAMLError, ValueError, OverflowError, RecursionError, OSError) as error:
+        raise ConfigError(f"{name}: cannot be read as YAML: the value of a !!bool, !!int or !!float is none") from None
+    except (YAMLError, ValueError, OverflowError, RecursionError) as error:
         reason = _brief(str(error)) or type(error).__name__
-        raise ConfigError(f"{path.name}: cannot be read as YAML: {reason}") from None
+        raise ConfigError(f"{name}: cannot be read as YAML: {reason}") from None
 
 
 def _brief(text: str) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 
+from minillm.config import Params
 from minillm.errors import UserError
 from minillm.params import parse_params, read_yaml
 from tasks.storage import replacing
@@ -18,27 +21,39 @@ _PARAMS_PATH = Path("params.yaml")
 
 def apply_preset(name: str) -> str:
     """Write the overlay `configs/NAME.yaml` (or a path ending in .yaml) into params.yaml and say what changed."""
-    overlay_path = _overlay_path(name)
-    yaml = YAML()
-    yaml.width, yaml.preserve_quotes = 4096, True
-    overlay = _overlay(overlay_path)
+    overlay_path = preset_path(name)
     read_yaml(_PARAMS_PATH)  # a params file that cannot be read ends here, in one line
-    document = yaml.load(_PARAMS_PATH.read_text(encoding="utf-8"))
-    changes = _merge(document, overlay, ())
-    parse_params(_plain(document), source=str(overlay_path))
-    with replacing(_PARAMS_PATH) as temporary, temporary.open("w", encoding="utf-8") as file:
-        yaml.dump(document, file)
+    text, _, changes = overlaid(
+        _PARAMS_PATH.read_text(encoding="utf-8"), [read_overlay(overlay_path)], str(overlay_path)
+    )
+    with replacing(_PARAMS_PATH) as temporary:
+        temporary.write_text(text, encoding="utf-8")
     return "\n".join([f"params.yaml: {len(changes)} knobs changed by {overlay_path}", *changes])
+
+
+def overlaid(text: str, overlays: Iterable[Mapping[str, Any]], source: str) -> tuple[str, Params, list[str]]:
+    """Return a params file with overlays merged in, comments kept, its meaning, and a line for each knob changed.
+
+    Raises UserError, which names `source`, when the result is not valid.
+    """
+    round_trip = YAML(typ="rt")
+    round_trip.width, round_trip.preserve_quotes = 4096, True
+    document = round_trip.load(text)
+    changes = [change for overlay in overlays for change in _merge(document, overlay, ())]
+    params = parse_params(_plain(document), source=source)
+    buffer = io.StringIO()
+    round_trip.dump(document, buffer)
+    return buffer.getvalue(), params, changes
 
 
 def merged_params(overlay_path: Path) -> Any:
     """Return the content of params.yaml with an overlay merged in."""
     content = read_yaml(_PARAMS_PATH)
-    _merge(content, _overlay(overlay_path), ())
+    _merge(content, read_overlay(overlay_path), ())
     return content
 
 
-def _overlay_path(name: str) -> Path:
+def preset_path(name: str) -> Path:
     """Return the path of a preset, or of the overlay that a name ending in .yaml is; no other name leaves configs/."""
     known = {path.stem: path for path in sorted(PRESETS_DIR.glob("*.yaml"))}
     path = Path(name) if name.endswith(".yaml") else known.get(name)
@@ -47,7 +62,8 @@ def _overlay_path(name: str) -> Path:
     return path
 
 
-def _overlay(path: Path) -> dict[str, Any]:
+def read_overlay(path: Path) -> dict[str, Any]:
+    """Return the sections of an overlay file."""
     content = read_yaml(path)
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise UserError(f"{path}: a mapping of sections is needed, got {type(content).__name__}")

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 
 from minillm.config import TrackingConfig
+from tasks.storage import STATE_DIR
 
 RUN_NAME_VARIABLE = "MINILLM_RUN_NAME"
+STORE_VARIABLE = "MLFLOW_TRACKING_URI"
+_SQLITE = "sqlite:///"
 # A server that is down costs one call at most 2 x 4 s; MLflow's own defaults wait 246 s.
 _CLIENT_SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -23,13 +27,31 @@ _CLIENT_SETTINGS = {
 
 def tracking_uri(config: TrackingConfig) -> str:
     """Return the store: MLflow's own variable wins, so that a worker elsewhere needs no edited params.yaml."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or config.uri
+    return os.environ.get(STORE_VARIABLE) or config.uri
 
 
 def experiment_tags() -> dict[str, str]:
     """Return the tag with the DVC experiment that a pipeline runs for; none when it runs for none."""
     name = os.environ.get(RUN_NAME_VARIABLE)
     return {"dvc.experiment": name} if name else {}
+
+
+def shared_uri(config: TrackingConfig) -> str:
+    """Return the store as a process that works in another directory names it."""
+    uri = tracking_uri(config)
+    path = uri.removeprefix(_SQLITE)
+    return _SQLITE + Path(path).resolve().as_posix() if uri.startswith(_SQLITE) else uri
+
+
+def artifacts_dir(uri: str) -> Path:
+    """Return where artifacts lie when no server keeps them: beside the file of the store."""
+    path = uri.removeprefix(_SQLITE)
+    return (Path(path).parent if uri.startswith(_SQLITE) else Path()).resolve() / "mlartifacts"
+
+
+def start_lock_path(uri: str) -> Path:
+    """Return the file that those who may create a store lock: two who create one together break its migration."""
+    return artifacts_dir(uri).parent / STATE_DIR / "mlflow.lock"
 
 
 def is_server(uri: str) -> bool:

@@ -7,9 +7,10 @@ from hypothesis import settings
 
 from tests.fake_endpoint import endpoint, store
 from tests.mlflow_place import empty_store, params
+from tests.prefect_place import prefect_api
 from tests.tiny_pipeline import finished_project
 
-__all__ = ["empty_store", "endpoint", "finished_project", "params", "store"]
+__all__ = ["empty_store", "endpoint", "finished_project", "params", "prefect_api", "store"]
 
 # For tiny models more threads only wait for each other, endlessly on a machine that is busy.
 torch.set_num_threads(1)

@@ -71,6 +71,14 @@ def make_scratch_repository(root: Path) -> Path:
     return root
 
 
+def commit_all(root: Path) -> Path:
+    """Commit all files, and return the repository."""
+    run_in(root, "git", "add", "--all")
+    identity = ("-c", "user.name=test", "-c", "user.email=test@localhost")
+    run_in(root, "git", *identity, "commit", "--quiet", "--message", "start")
+    return root
+
+
 def set_param(root: Path, key: str, value: float) -> None:
     """Set one value, named by its dotted key, in the repository's params.yaml."""
     path, yaml = root / "params.yaml", YAML()

@@ -88,7 +88,7 @@ def test_no_pickle_no_remote_code_no_shell() -> None:
     banned = ("import pickle", "trust_remote_code=True", "shell=True", "eval(", "exec(", "torch.load(", "yaml.load(")
     for package in FORBIDDEN:
         for path in python_files(package):
-            text = path.read_text().replace(".eval()", "").replace("yaml.load(_PARAMS_PATH", "")
+            text = path.read_text().replace(".eval()", "")
             assert not [word for word in banned if word in text], path
 
 

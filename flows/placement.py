@@ -1,0 +1,111 @@
+"""Where a run of the pipeline works: in the checkout, or in a workspace apart from it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import chdir, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from flows.dvc_lock import is_busy
+from flows.experiments import require_free_name
+from flows.git import edited_files, head_commit
+from flows.overlay import PARAMS_NAME, run_params
+from flows.request import PipelineRequest
+from flows.waiting import Say
+from flows.worktree import worktree
+from minillm.config import Params
+from minillm.params import load_params
+from minillm.preflight import check_models
+from tasks.storage import STATE_DIR
+from tasks.tracking_store import STORE_VARIABLE, shared_uri
+
+_IN_USE_PATH = STATE_DIR / "in-use.lock"
+_MARK_PATH = STATE_DIR / "checkout-id"
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What Prefect knows of a run: its name, whether a schedule started it, and whether it was tried before."""
+
+    name: str
+    is_scheduled: bool
+    is_retry: bool
+
+
+@dataclass(frozen=True)
+class Place:
+    """A directory to work in, its params, and what isolates it."""
+
+    checkout: Path
+    path: Path
+    params: Params
+    commit: str  # of a workspace apart; empty in the checkout
+    experiment: str  # that a workspace apart ends as; empty in the checkout
+    environment: Mapping[str, str]  # that leads stages to what is the checkout's
+
+    @property
+    def key(self) -> str:
+        """Return the name of a workspace apart; empty in the checkout."""
+        return self.path.name if self.commit else ""
+
+
+@contextmanager
+def placed(checkout: Path, request: PipelineRequest, run: RunFacts, say: Say) -> Iterator[Place]:
+    """Yield the place of a run, which is the working directory in the block.
+
+    The checkout itself serves a run by hand that takes params.yaml as it is, while nobody else works there.
+    """
+    lock = FileLock(checkout / _IN_USE_PATH)
+    is_apart = request.needs_isolation or run.is_scheduled or not _taken(lock, checkout)
+    try:
+        with _apart(checkout, request, run, say) if is_apart else _inside(checkout) as place:
+            check_models(place.params.teacher_model, place.params.student_model)
+            yield place
+    finally:
+        lock.release()
+
+
+def checkout_mark(checkout: Path) -> str:
+    """Return what tells a checkout from every other one, and from copies on other machines."""
+    path = checkout / _MARK_PATH
+    path.parent.mkdir(exist_ok=True)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(str(uuid.uuid4()))
+    except FileExistsError:
+        pass
+    return path.read_text(encoding="utf-8")
+
+
+def _taken(lock: FileLock, checkout: Path) -> bool:
+    """Return whether the checkout is ours now."""
+    if is_busy(checkout):
+        return False
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return False
+    return True
+
+
+@contextmanager
+def _inside(checkout: Path) -> Iterator[Place]:
+    yield Place(checkout, checkout, load_params(checkout / PARAMS_NAME), commit="", experiment="", environment={})
+
+
+@contextmanager
+def _apart(checkout: Path, request: PipelineRequest, run: RunFacts, say: Say) -> Iterator[Place]:
+    commit, name = head_commit(checkout), request.experiment or run.name
+    if not run.is_retry:  # its first try may have saved it
+        require_free_name(checkout, name)
+    if edited := edited_files(checkout):
+        say(f"this run is made from commit {commit[:12]}; not in it are your edits of {', '.join(edited)}")
+    text, params = run_params(checkout, commit, request.preset, request.overrides.settings())
+    environment = {STORE_VARIABLE: shared_uri(params.tracking)}  # named here, where a relative path starts
+    with worktree(checkout, commit, text, params, say) as path, chdir(path):
+        say(f"workspace {path}; the run ends as the DVC experiment {name!r}")
+        yield Place(checkout, path, params, commit, name, environment)

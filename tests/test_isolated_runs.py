@@ -1,0 +1,186 @@
+"""Runs apart from the checkout: a worktree and params of their own, the shared cache, and a named DVC experiment."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows import experiments
+from flows.dvc_lock import WORKTREES_DIR
+from flows.dvc_process import dvc, is_up_to_date
+from flows.placement import RunFacts, placed
+from flows.request import PipelineRequest
+from minillm.errors import UserError
+from minillm.params import load_params
+from tests.prefect_place import run_pipeline
+from tests.scratch_repository import commit_all, make_scratch_repository, run_in, set_param
+
+pytestmark = pytest.mark.pipeline
+
+_BY_HAND = RunFacts("calm-fox", is_scheduled=False, is_retry=False)
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A scratch repository with a commit, which is the working directory."""
+    monkeypatch.chdir(commit_all(make_scratch_repository(tmp_path / "scratch")))
+    return Path.cwd()
+
+
+def _state_of(root: Path) -> dict[str, bytes]:
+    """Return what git and the user see of a checkout."""
+    shown = run_in(root, "git", "ls-files", "--cached", "--others", "--exclude-standard").stdout.splitlines()
+    return {name: (root / name).read_bytes() for name in shown}
+
+
+def _request(**fields: Any) -> PipelineRequest:
+    return PipelineRequest.model_validate(fields)
+
+
+def test_a_run_with_overrides_leaves_the_checkout_alone_and_ends_as_an_experiment(
+    prefect_api: None, root: Path
+) -> None:
+    before = _state_of(root)
+    state = run_pipeline(_request(overrides={"num_phases": 7}, experiment="seven"))
+    assert state.result() == {"prepare": "ran", "distill": "ran", "report": "ran"}
+    assert _state_of(root) == before
+    assert not list((root / WORKTREES_DIR).glob("*/"))
+    assert experiments.names(root) == ["seven"]
+    dvc(root, "exp", "apply", "seven")
+    assert is_up_to_date(root)
+    assert load_params(root / "params.yaml").distill.num_phases == 7
+    assert (root / "reports/report.html").read_text() == "reportdistillprepare"
+    assert "# phases of texts and updates" in (root / "params.yaml").read_text()  # comments live
+    assert (root / "metrics/report.json").exists()
+
+
+def test_what_another_run_has_made_is_taken_from_the_cache(prefect_api: None, root: Path) -> None:
+    assert run_pipeline(_request()).result()["prepare"] == "ran"
+    state = run_pipeline(_request(overrides={"num_phases": 7}))
+    assert state.result() == {"prepare": "restored", "distill": "ran", "report": "restored"}
+
+
+def test_an_experiment_has_only_the_stages_that_were_done(prefect_api: None, root: Path) -> None:
+    run_pipeline(_request(overrides={"num_phases": 7}, stages=["prepare"], experiment="begun"))
+    experiments.apply(root, "begun")
+    assert is_up_to_date(root, "prepare")
+    assert not is_up_to_date(root, "distill")
+
+
+def test_a_failed_run_keeps_its_workspace_and_a_retry_takes_it(prefect_api: None, root: Path) -> None:
+    (root / "fail").write_text("distill")
+    commit_all(root)
+    state = run_pipeline(_request(overrides={"num_phases": 7}, experiment="seven"))
+    assert state.is_failed() and "the fake stage was told to fail" in state.message
+    [kept] = (root / WORKTREES_DIR).glob("*/")
+    (kept / "fail").unlink()
+    assert run_pipeline(_request(overrides={"num_phases": 7}, experiment="seven")).result() == {
+        "prepare": "skipped",
+        "distill": "ran",
+        "report": "ran",
+    }
+    assert not kept.exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"overrides": {"other": {"distill.minillm.gamma": 7}}}, "params of this run: distill.minillm.gamma: .* 1"),
+        ({"overrides": {"other": {"distill.gama": 1}}}, "params of this run: distill.gama: unknown key"),
+        ({"overrides": {"rollouts_per_phase": 63}}, "params of this run: distill: .*does not divide"),
+        ({"experiment": "taken"}, "experiment 'taken' is there already; choose another name"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_a_workspace_is_made(root: Path, fields: Any, message: str) -> None:
+    run_in(root, sys.executable, "-m", "dvc", "repro", "--quiet")
+    experiments.save(root, "taken", ["prepare", "distill", "report"])
+    with pytest.raises(UserError, match=message), placed(root, _request(**fields), _BY_HAND, print):
+        pass
+    assert not list((root / WORKTREES_DIR).glob("*/"))
+
+
+def test_a_run_by_hand_as_params_yaml_has_it_works_in_the_checkout(root: Path) -> None:
+    with placed(root, _request(), _BY_HAND, print) as place:
+        assert (place.path, place.experiment) == (root, "")
+
+
+def test_a_scheduled_run_and_one_beside_another_work_apart(root: Path) -> None:
+    with placed(root, _request(), RunFacts("nightly-owl", is_scheduled=True, is_retry=False), print) as place:
+        assert place.path.parent == root / WORKTREES_DIR
+        assert place.experiment == "nightly-owl"
+    with placed(root, _request(), _BY_HAND, print), placed(root, _request(), _BY_HAND, print) as second:
+        assert second.path.parent == root / WORKTREES_DIR
+
+
+def test_edits_that_are_not_committed_are_said_to_be_left_out(root: Path) -> None:
+    set_param(root, "seed", 5)
+    said: list[str] = []
+    with placed(root, _request(experiment="mine"), _BY_HAND, said.append) as place:
+        assert place.params.seed == 17
+    assert "not in it are your edits of params.yaml" in said[0]
+
+
+def test_two_runs_of_the_same_content_do_not_work_at_once(root: Path) -> None:
+    entered, said = threading.Event(), threading.Event()
+
+    def second() -> None:
+        with placed(root, _request(experiment="two"), _BY_HAND, lambda text: said.set() if "waiting" in text else None):
+            entered.set()
+
+    with placed(root, _request(experiment="one"), _BY_HAND, print):
+        thread = threading.Thread(target=second)
+        thread.start()
+        assert said.wait(60)
+        assert not entered.is_set()
+    thread.join(60)
+    assert entered.is_set()
+
+
+def test_a_workspace_whose_making_was_cut_is_made_again(root: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), placed(root, _request(experiment="cut"), _BY_HAND, print) as place:
+        path = place.path
+        raise KeyboardInterrupt
+    (path / "state/ready").unlink()
+    shutil.rmtree(path / ".dvc")
+    with placed(root, _request(experiment="cut"), _BY_HAND, print) as place:
+        assert place.path == path
+        assert (path / ".dvc/config.local").exists()
+
+
+def test_untracked_data_and_models_are_there(root: Path) -> None:
+    for name in ("data/raw/mine.jsonl", "my-teacher/config.json"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("{}")
+    settings = {"teacher_model.source": "path", "teacher_model.location": "my-teacher"}
+    with (
+        pytest.raises(UserError, match="my-teacher"),
+        placed(root, _request(overrides={"other": settings}), _BY_HAND, print),
+    ):
+        pass  # the check of models, behind the making of the workspace, reads it
+    [path] = (root / WORKTREES_DIR).glob("*/")
+    assert (path / "data/raw/mine.jsonl").read_text() == "{}"
+    assert (path / "my-teacher/config.json").read_text() == "{}"
+
+
+def test_two_savers_at_once_both_succeed(root: Path) -> None:
+    """`dvc exp save` alone fails for one of two worktrees that call it together."""
+    run_in(root, sys.executable, "-m", "dvc", "repro", "--quiet")
+    calls = "from flows.experiments import save; save(Path(), sys.argv[1], ['prepare'])"
+    code = f"import sys; from pathlib import Path; {calls}"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    savers = []
+    for name in ("one", "two", "three"):
+        path = root / f"../{name}"
+        run_in(root, "git", "worktree", "add", "--quiet", "--detach", str(path))
+        dvc(path, "cache", "dir", "--local", str(root / ".dvc/cache"))
+        run_in(path, sys.executable, "-m", "dvc", "repro", "--quiet")
+        savers.append(subprocess.Popen([sys.executable, "-c", code, name], cwd=path, env=environment))
+    assert [saver.wait(120) for saver in savers] == [0, 0, 0]
+    assert sorted(experiments.names(root)) == ["one", "three", "two"]
