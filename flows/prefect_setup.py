@@ -20,6 +20,8 @@ _CONCURRENCY = {"cpu": None, "gpu": 1}  # the GPU serves one run at a time
 def make_pools(client: SyncPrefectClient) -> None:
     """Make the work pools of type process; one that is there stays as it is, limits and pauses included."""
     template = ProcessWorker.get_default_base_job_template()
+    # Its lines would go through a pipe that breaks with the worker, and the run with it. Its page has them all.
+    template["variables"]["properties"]["stream_output"]["default"] = False
     for name, limit in _CONCURRENCY.items():
         pool = WorkPoolCreate(name=name, type="process", base_job_template=template, concurrency_limit=limit)
         with suppress(ObjectAlreadyExists):

@@ -19,14 +19,14 @@ from tests.scratch_repository import make_scratch_repository
 
 _FLOW = """
 from pathlib import Path
-from prefect import flow
+from prefect import flow, get_run_logger
 from prefect.states import Failed
 from flows.dvc_process import DvcError, reproduce
 
 @flow(name="stages", persist_result=False)
 def stages():
     try:
-        reproduce(Path.cwd(), None, print, {})
+        reproduce(Path.cwd(), None, get_run_logger().info, {})
     except DvcError as error:
         return Failed(message=str(error))
 """
