@@ -102,6 +102,23 @@ def down() -> None:
 
 
 @app.command()
+def notify(
+    url: Annotated[str, typer.Option(help="A web hook that takes JSON with a `text`, such as Slack's.")] = "",
+    off: Annotated[bool, typer.Option("--off", help="Tell nobody any more.")] = False,
+) -> None:
+    """Tell a web hook of runs that failed, crashed or timed out; the team must be up.
+
+    Examples: minillm notify --url https://hooks.example/T0/B0; minillm notify --off
+    """
+    from flows.team import connect_to_prefect
+
+    _checked(connect_to_prefect)
+    from flows.notification import notify, notify_nobody
+
+    typer.echo(_checked(notify_nobody if off else lambda: notify(url)))
+
+
+@app.command()
 def promote(
     version: Annotated[int | None, typer.Option(min=1, help="Number of the version; without it the newest.")] = None,
 ) -> None:

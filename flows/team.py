@@ -10,14 +10,15 @@ from pathlib import Path
 
 import psutil
 
-from flows.environment import child_environment
+from flows.environment import child_environment, prefect_url
 from flows.processes import STAGE_GRACE_S, wait_until
-from flows.servers import SERVERS_DIR, ServerError
+from flows.servers import SERVERS_DIR, ServerError, answers
 from flows.supervisor import LOG_PATH
 from flows.team_processes import RUN_GRACE_S, TEAM_VARIABLE, end_team_processes, team_process, team_processes
 from flows.team_record import TeamRecord, read_record, remove_record
-from flows.workers import POOLS
+from flows.workers import POOLS, prefect_client
 from minillm.errors import UserError
+from tasks.tracking_store import without_secrets
 
 _NUM_PARTS = 2 + len(POOLS)
 _UP_TIMEOUT_S = 600.0  # each part has its own, shorter time; this one is for a supervisor that says nothing
@@ -62,6 +63,18 @@ def team_line(root: Path) -> str | None:
     """Return where the team's pages are; None when it is not up."""
     record = read_record(root)
     return _pages(record) if record and record.is_up and _supervisor(record) else None
+
+
+def connect_to_prefect() -> None:
+    """Make this process a client of the Prefect server, unless it is one already; raises UserError when none is up.
+
+    Prefect reads the variables when it is imported, which must come after.
+    """
+    for name, value in prefect_client(prefect_url()).items():
+        os.environ.setdefault(name, value)
+    api_url = os.environ["PREFECT_API_URL"]
+    if not answers(f"{api_url}/health"):
+        raise UserError(f"no Prefect server at {without_secrets(api_url)}; `make up` starts it")
 
 
 def _start_supervisor(root: Path, team: str) -> subprocess.Popen[bytes]:
