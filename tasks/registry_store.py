@@ -61,7 +61,7 @@ class Registry:
         mine = self._at(number)
         if mine.decision is None:
             words = self._settle(number)
-            self._tag(number, {self._decision_tag(mine.evaluation): words, "decision": words})
+            self._tag(number, {"decision": words, self._decision_tag(mine.evaluation): words})  # the last word ends it
 
     def promote(self, number: int) -> None:
         """Make a version the champion by hand; raises UserError when there is none such, or its files are lost."""
@@ -125,7 +125,8 @@ class Registry:
     def _link(self, ids: Mapping[str, str], student: Mapping[str, Any]) -> Any:
         """Return a logged model without files that says where DVC has them; found by its name and run, or made."""
         condition = f"name = '{self._name}' AND source_run_id = '{ids['parent']}'"
-        found = next(iter(self._client.search_logged_models([ids["experiment"]], condition)), None)
+        there = self._client.search_logged_models([ids["experiment"]], condition)
+        found = next((model for model in there if model.tags.get(_MD5) == student["md5"]), None)
         tags = {**student["tags"], _MD5: student["md5"], _EXTERNAL: "true"}
         model = found or self._client.create_logged_model(
             ids["experiment"], name=self._name, source_run_id=ids["parent"], model_type="causal-lm", tags=tags
@@ -157,8 +158,7 @@ class Registry:
         with TemporaryDirectory(dir=STATE_DIR) as directory:
             write_loadable(Path(directory), files, model_id, entry.run_id)
             self._client.log_model_artifacts(model_id, directory)
-        if _EXTERNAL in self._client.get_logged_model(model_id).tags:
-            self._client.delete_logged_model_tag(model_id, _EXTERNAL)
+        self._client.set_logged_model_tags(model_id, {_EXTERNAL: "false"})
         self._tag(number, {_LOADABLE: "true"})
         return True
 

@@ -13,6 +13,7 @@ from minillm.params import read_yaml
 from tasks import lineage
 from tasks.delivery import Delivery, deliver_all, warn_away
 from tasks.event_spool import Event, Spool
+from tasks.finals import recorded_finals
 from tasks.mlflow_store import Store
 from tasks.storage import now_ms
 from tasks.tracking_store import experiment_tags, is_server, tracking_uri, without_secrets
@@ -105,9 +106,11 @@ def finish_pipeline(params: Params, cached: Iterable[str]) -> None:
     """Record on the parent run what no stage can: the final dvc.lock, and the stages that DVC did not have to run."""
     if not params.tracking.enabled:
         return
+    outcomes = dict.fromkeys(cached, "cached")
     spool = Spool(_header(params, None))
     _add_lock(spool)
-    spool.add("end", status="FINISHED", time_ms=now_ms(), outcomes=dict.fromkeys(cached, "cached"))
+    spool.add("metrics", run="parent", points=checked_points(0, recorded_finals(outcomes), now_ms()))
+    spool.add("end", status="FINISHED", time_ms=now_ms(), outcomes=outcomes)
     spool.close()
     sync_records(params)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -168,7 +169,8 @@ class Failing:
         method = getattr(self._real, name)
 
         def call(*arguments: Any, **named: Any) -> Any:
-            key = f"{name} {[text for text in arguments if isinstance(text, str)]} {sorted(named)}"
+            texts = [re.sub(r"tmp\w+", "tmp", text) for text in arguments if isinstance(text, str)]
+            key = f"{name} {texts} {sorted(named)}"
             is_new = key not in self.made
             self.made.add(key)
             if is_new and not self._is_done_first:
