@@ -119,6 +119,23 @@ def notify(
 
 
 @app.command()
+def compare_page(
+    names: Annotated[list[str] | None, typer.Argument(help="DVC experiments, or ids of Prefect flow runs.")] = None,
+    last: Annotated[int, typer.Option(min=1, help="Without names: this many of the newest pipelines.")] = 10,
+) -> None:
+    """Print the address of MLflow's page that compares pipelines; `make ui` serves it.
+
+    Examples: minillm compare-page; minillm compare-page compare-kd-17 compare-minillm-17
+    """
+    from flows.environment import mlflow_url
+    from minillm.params import load_params
+    from tasks.pages import comparison_page
+
+    params = _checked(lambda: load_params(Path("params.yaml")))
+    typer.echo(_checked(lambda: comparison_page(mlflow_url(params.tracking), params.tracking, names or [], last)))
+
+
+@app.command()
 def promote(
     version: Annotated[int | None, typer.Option(min=1, help="Number of the version; without it the newest.")] = None,
 ) -> None:

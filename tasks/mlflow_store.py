@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,16 @@ _START_LOCK_TIMEOUT_S = 60
 _NUM_CONNECT_ATTEMPTS = 3  # of a database; MLflow's own 10 wait 100 s
 _BATCH_PARAMS = 100  # MLflow's limit of one request
 _DIGEST_LENGTH = 36  # of a data set, MLflow's limit
+
+
+@dataclass(frozen=True)
+class PipelineRun:
+    """The run of a pipeline."""
+
+    run_id: str
+    experiment_id: str
+    name: str  # of its DVC experiment, or one made from its key
+    key: str  # of its Prefect flow run, when it has one
 
 
 class Store:
@@ -57,6 +68,15 @@ class Store:
     def registry(self, model: str, metric: str) -> Registry:
         """Return the registered model, whose versions are compared by a metric."""
         return Registry(self._client, model, metric)
+
+    def pipelines(self, experiment: str) -> list[PipelineRun]:
+        """Return the runs of pipelines, the newest first; none when there is no such experiment."""
+        found = self._client.get_experiment_by_name(experiment)
+        runs = self._client.search_runs([found.experiment_id], "tags.kind = 'pipeline'") if found else []
+        return [
+            PipelineRun(run.info.run_id, found.experiment_id, run.info.run_name, run.data.tags["pipeline.key"])
+            for run in runs
+        ]
 
     def deliver(self, event: Event, ids: Mapping[str, str], spool: Path) -> None:
         """Do what one record says."""

@@ -1,0 +1,52 @@
+"""Addresses of MLflow's pages: of one pipeline's run, and of the comparison of several."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from urllib.parse import quote
+
+from minillm.config import TrackingConfig
+from minillm.errors import UserError
+from tasks.mlflow_store import PipelineRun, Store
+from tasks.tracking_store import tracking_uri, without_secrets
+
+_MAX_SHOWN = 10
+
+
+def run_page(pages: str, config: TrackingConfig, key: str) -> str:
+    """Return the page of the run of the pipeline with a key; raises UserError when there is none or MLflow is away."""
+    run = _chosen(_pipelines(config), key)
+    return f"{pages}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
+
+
+def comparison_page(pages: str, config: TrackingConfig, names: Sequence[str], num_last: int) -> str:
+    """Return the page that compares the newest pipelines of these names or keys, without any the newest of all.
+
+    Raises UserError for a name that no pipeline has, fewer than two pipelines, or when MLflow is away.
+    """
+    pipelines = _pipelines(config)
+    runs = [_chosen(pipelines, name) for name in names] or pipelines[:num_last]
+    if len(runs) < 2:
+        raise UserError(
+            f"a comparison needs two pipelines at least; MLflow has {len(pipelines)}, asked for {len(runs)}"
+        )
+    ids = quote(json.dumps([run.run_id for run in runs], separators=(",", ":")))
+    experiments = quote(json.dumps(sorted({run.experiment_id for run in runs}), separators=(",", ":")))
+    return f"{pages}/#/compare-runs?runs={ids}&experiments={experiments}"
+
+
+def _chosen(pipelines: Sequence[PipelineRun], name: str) -> PipelineRun:
+    found = next((run for run in pipelines if name in (run.name, run.key)), None)
+    if found is None:
+        known = list(dict.fromkeys(run.name for run in pipelines))
+        raise UserError(f"MLflow has no pipeline {name!r}; the newest are: {', '.join(known[:_MAX_SHOWN]) or 'none'}")
+    return found
+
+
+def _pipelines(config: TrackingConfig) -> list[PipelineRun]:
+    try:
+        return Store(config).pipelines(config.experiment)
+    except Exception as error:
+        place = without_secrets(tracking_uri(config))
+        raise UserError(f"MLflow at {place}: {type(error).__name__}: {str(error).splitlines()[0]}") from error
