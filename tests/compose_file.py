@@ -105,6 +105,7 @@ class Machine:
         """Return a text with the container's places, names and ports replaced by ours, before any secret is in it."""
         places = {place: str(self.directory) + place for place in ("/var/lib", "/tmp", "/home/minillm")}
         names = {f"http://{name}:": "http://127.0.0.1:" for name in ("prefect", "mlflow")}
+        names["@postgres:"] = "@127.0.0.1:"
         table = {"/pipeline": str(ROOT), "0.0.0.0": "127.0.0.1", **places, **names}
         ports = {port: str(here) for port, here in self.ports.items()}
         found = "|".join([*map(re.escape, table), *(rf"\b{port}\b" for port in ports)])

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -30,19 +31,19 @@ def program(name: str) -> str:
 
 
 @contextmanager
-def running_postgres() -> Iterator[str]:
+def running_postgres(name: str = USER, password: str = PASSWORD) -> Iterator[str]:
     """Yield user, password, host and port, as in an address, of a server that lives as long as the block.
 
     The server refuses to run as root; then it runs as the user postgres.
     """
     user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.getuid() == 0 else []
-    with tempfile.TemporaryDirectory(prefix="postgres-") as name:
-        directory, port = Path(name), free_port()
-        (directory / "password").write_text(PASSWORD)
+    with tempfile.TemporaryDirectory(prefix="postgres-") as place:
+        directory, port = Path(place), free_port()
+        (directory / "password").write_text(password)
         if user:
             for path in (directory, directory / "password"):
                 shutil.chown(path, "postgres", "postgres")
-        options = [f"--username={USER}", f"--pwfile={directory}/password", "--auth=scram-sha-256", "--no-sync"]
+        options = [f"--username={name}", f"--pwfile={directory}/password", "--auth=scram-sha-256", "--no-sync"]
         made = [*user, program("initdb"), f"--pgdata={directory}/data", *options]
         subprocess.run(made, cwd="/", check=True, capture_output=True)
         settings = ["listen_addresses=127.0.0.1", "unix_socket_directories=", "fsync=off"]
@@ -51,4 +52,4 @@ def running_postgres() -> Iterator[str]:
         with process_group(command, Path("/"), os.environ, subprocess.DEVNULL, subprocess.DEVNULL):
             ready = [program("pg_isready"), "--host=127.0.0.1", f"--port={port}", "--quiet"]
             assert wait_until(lambda: subprocess.run(ready).returncode == 0, _START_S)
-            yield f"{ENCODED}@127.0.0.1:{port}"
+            yield f"{name}:{quote(password, safe='')}@127.0.0.1:{port}"

@@ -23,12 +23,14 @@ PLACEHOLDERS = dict.fromkeys(SECRET_NAMES, "x")
 SECRET_VARIABLE = re.compile(r"PASSWORD|SECRET|AUTH_STRING|KEY|TOKEN")
 # Which service is told which secret; everything else about it is that the service cannot read it.
 TOLD = {
-    "prefect": {"MINILLM_PREFECT_PASSWORD"},
-    "mlflow": {"MINILLM_MLFLOW_PASSWORD", "MINILLM_MLFLOW_SECRET_KEY"},
+    "postgres": {"MINILLM_POSTGRES_PASSWORD"},
+    "prefect": {"MINILLM_PREFECT_PASSWORD", "MINILLM_POSTGRES_PASSWORD"},
+    "mlflow": {"MINILLM_MLFLOW_PASSWORD", "MINILLM_MLFLOW_SECRET_KEY", "MINILLM_POSTGRES_PASSWORD"},
     "worker": {"MINILLM_PREFECT_PASSWORD", "MINILLM_MLFLOW_PASSWORD"},
     "worker-gpu": {"MINILLM_PREFECT_PASSWORD", "MINILLM_MLFLOW_PASSWORD"},
 }
 each_service = pytest.mark.parametrize("name", SERVICES)
+each_of_our_image = pytest.mark.parametrize("name", [name for name in SERVICES if name != "postgres"])
 
 
 def test_the_file_follows_the_compose_specification() -> None:
@@ -41,9 +43,9 @@ def test_the_file_follows_the_compose_specification() -> None:
     jsonschema.validate(parsed(filled_in(TEXT, PLACEHOLDERS)), json.loads(schema.read_text()))
 
 
-def test_it_has_the_four_services_and_the_gpu_one_is_asked_for_by_profile() -> None:
+def test_it_has_the_five_services_and_the_gpu_one_is_asked_for_by_profile() -> None:
     assert {name: service.get("profiles") for name, service in SERVICES.items()} == {
-        **dict.fromkeys(("prefect", "mlflow", "worker")),
+        **dict.fromkeys(("postgres", "prefect", "mlflow", "worker")),
         "worker-gpu": ["gpu"],
     }
 
@@ -51,7 +53,11 @@ def test_it_has_the_four_services_and_the_gpu_one_is_asked_for_by_profile() -> N
 @each_service
 def test_a_container_may_do_little(name: str) -> None:
     service = SERVICES[name]
-    assert service["user"] == "10001:10001" and service["read_only"] is True and service["init"] is True
+    assert (
+        service["user"] == ("999:999" if name == "postgres" else "10001:10001")
+        and service["read_only"] is True
+        and service["init"] is True
+    )
     assert service["cap_drop"] == ["ALL"] and service["security_opt"] == ["no-new-privileges:true"]
     assert not {"privileged", "cap_add", "devices", "pid", "ipc", "network_mode", "env_file"} & set(service)
     assert "/tmp" in service["tmpfs"] and service["restart"] == "unless-stopped"
@@ -78,7 +84,7 @@ def test_a_worker_can_write_every_output_of_the_graph(name: str) -> None:
     assert [path for path in outputs if not any(path.is_relative_to(volume) for volume in volumes)] == []
 
 
-@each_service
+@each_of_our_image
 def test_it_writes_to_volumes_of_its_own_that_the_image_has_made_for_its_user(name: str) -> None:
     """Two workers on one workspace would take each other's DVC locks for those of the dead."""
     named, places = zip(*(volume.split(":") for volume in SERVICES[name]["volumes"]), strict=True)
@@ -94,7 +100,7 @@ def test_the_images_user_has_a_name_which_dvc_asks_for() -> None:
     assert re.search(r"^RUN useradd --uid 10001 .* minillm$", DOCKERFILE, flags=re.MULTILINE)
 
 
-@each_service
+@each_of_our_image
 def test_telemetry_and_pickles_are_off(name: str) -> None:
     environment = {**image_environment(), **SERVICES[name]["environment"]}
     wanted = {**TELEMETRY_OFF, **NO_PICKLES}
@@ -111,7 +117,20 @@ def test_every_secret_comes_from_the_env_file_and_reaches_who_needs_it_only(name
     assert secret and all(re.fullmatch(r"(admin:)?\$\{MINILLM_\w+:\?run make secrets\}", value) for value in secret)
     used = {match[1] for match in VARIABLE.finditer(json.dumps(SERVICES[name])) if match[2] == "?"}
     assert used == TOLD[name]
-    assert not any("MINILLM_" in word for word in SERVICES[name]["command"])  # every user can read command lines
+    assert not any(
+        "MINILLM_" in word for word in SERVICES[name].get("command", ())
+    )  # every user can read command lines
+
+
+def test_the_database_is_reached_by_its_two_users_only_and_has_both_databases() -> None:
+    assert "ports" not in SERVICES["postgres"] and "build" not in SERVICES["postgres"]
+    assert parsed(TEXT)["configs"]["second-database"]["content"] == "CREATE DATABASE mlflow;"
+    for name in ("prefect", "mlflow"):
+        assert SERVICES[name]["depends_on"] == {"postgres": {"condition": "service_healthy"}}
+        [address] = [value for value in SERVICES[name]["environment"].values() if "@postgres:5432/" in value]
+        assert re.fullmatch(
+            rf"postgresql\+\w+://minillm:\$\{{MINILLM_\w+:\?run make secrets\}}@postgres:5432/{name}", address
+        )
 
 
 def test_every_variable_is_demanded_or_has_a_default_that_the_docs_name() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import sqlite3
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -12,11 +13,13 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
+import psycopg
 import pytest
 
 from flows.secrets import SECRET_NAMES, write_secrets
 from flows.servers import free_port
-from tests.compose_file import Machine, env_values
+from tests.compose_file import TEXT, Machine, env_values, parsed
+from tests.postgres_place import program, running_postgres
 from tests.scratch_repository import make_scratch_repository
 from tests.test_exposure import EVIL, MLFLOW_READ, MLFLOW_WRITE, PREFECT_READ, PREFECT_WRITE, Answer, ask
 
@@ -26,6 +29,7 @@ class Team:
     """The services prefect, mlflow and worker, running; and what a browser on this machine would say."""
 
     machine: Machine
+    database: str  # user, password, host and port
     prefect: str
     mlflow: str
     page_ports: tuple[str, str]
@@ -44,6 +48,14 @@ class Team:
         return ask(self.mlflow + path, body, **login, **headers)
 
 
+def make_databases(database: str) -> None:
+    """Do what the image of the service postgres does when its volume is new."""
+    service = parsed(TEXT)["services"]["postgres"]["environment"]
+    with psycopg.connect(f"postgresql://{database}/postgres", autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {service['POSTGRES_DB']}")
+        connection.execute(parsed(TEXT)["configs"]["second-database"]["content"])
+
+
 @pytest.fixture(scope="module")
 def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
     """Prefect, MLflow and the worker by the file's commands; the ports that browsers name are not those listened on."""
@@ -52,18 +64,23 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
     directory = tmp_path_factory.mktemp("team")
     env_path = tmp_path_factory.mktemp("shell") / ".env"
     write_secrets(env_path, is_renewed=False)
-    ports = {port: free_port() for port in ("4200", "5000", "8080")}
+    values = env_values(env_path)
     page_ports = str(free_port()), str(free_port())
     for place in ("tmp", "home/minillm"):
         (directory / place).mkdir(parents=True)
-    values = {**env_values(env_path), "PREFECT_PORT": page_ports[0], "MLFLOW_PORT": page_ports[1]}
-    machine = Machine(directory, ports, values)
+    values |= {"PREFECT_PORT": page_ports[0], "MLFLOW_PORT": page_ports[1]}
     with ExitStack() as stack:
+        database = stack.enter_context(running_postgres("minillm", values["MINILLM_POSTGRES_PASSWORD"]))
+        make_databases(database)
+        ports = {port: free_port() for port in ("4200", "5000", "8080")}
+        machine = Machine(directory, {**ports, "5432": int(database.rpartition(":")[2])}, values)
         processes = {name: stack.enter_context(machine.started(name)) for name in ("prefect", "mlflow")}
         for name, process in processes.items():
             machine.wait(name, process)
         machine.wait("worker", stack.enter_context(machine.started("worker")))
-        yield Team(machine, f"http://127.0.0.1:{ports['4200']}", f"http://127.0.0.1:{ports['5000']}", page_ports)
+        yield Team(
+            machine, database, f"http://127.0.0.1:{ports['4200']}", f"http://127.0.0.1:{ports['5000']}", page_ports
+        )
 
 
 @pytest.mark.pipeline
@@ -155,6 +172,10 @@ def test_the_worker_reaches_both_and_no_secret_is_in_any_log_or_database(team: T
     pools = json.loads(team.ask_prefect("/api/work_pools/filter", {}).text)
     assert [pool["name"] for pool in pools] == ["cpu"]  # the worker, which made it, is logged in
 
+    prepared = machine.run("worker", sys.executable, "-m", "flows.prefect_setup")
+    assert prepared.returncode == 0, prepared.stderr[-2000:]
+    pools = json.loads(team.ask_prefect("/api/work_pools/filter", {}).text)
+    assert {pool["name"] for pool in pools} == {"cpu", "gpu"}
     recorded = machine.run("worker", sys.executable, "-c", RECORD, directory=root)
     assert recorded.stdout.strip() == "mlflow-artifacts ['artifact.txt']", recorded.stderr
     stored = list((machine.directory / "var/lib/mlflow/artifacts").rglob("artifact.txt"))
@@ -166,8 +187,12 @@ def test_the_worker_reaches_both_and_no_secret_is_in_any_log_or_database(team: T
         assert not any(form in text.encode() for form in forms(team))
     files = [path for path in machine.directory.rglob("*") if path.is_file() and not path.is_symlink()]
     read = {str(path.relative_to(machine.directory)): path.read_bytes() for path in files}
-    searched = {"prefect.log", "mlflow.log", "worker.log", "var/lib/prefect/prefect.db", "var/lib/mlflow/mlflow.db"}
-    assert searched <= set(read)
+    for name in ("prefect", "mlflow"):
+        command = [program("pg_dump"), "--inserts", f"--dbname=postgresql://{team.database}/{name}"]
+        read[f"database {name}"] = subprocess.run(command, check=True, capture_output=True).stdout
+    assert b"COMPLETED" in read["database prefect"] and b"from the worker" in read["database mlflow"]
+    assert {"prefect.log", "mlflow.log", "worker.log", "var/lib/mlflow/basic_auth.db"} <= set(read)
+    assert not {"var/lib/prefect/prefect.db", "var/lib/mlflow/mlflow.db"} & set(read)
     assert [name for name, content in read.items() if any(form in content for form in forms(team))] == []
 
 
