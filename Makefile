@@ -1,7 +1,7 @@
-# make run | up | down | test | test-slow | check | ui | seeds | compare | bench | chaos | chaos-short | fuzz | audit | secrets | clean. Choose another interpreter or place with PYTHON=... and VENV=...
+# make run | up | down | test | test-slow | test-ui | check | ui | seeds | compare | bench | chaos | chaos-short | fuzz | audit | secrets | clean. Choose another interpreter or place with PYTHON=... and VENV=...
 PYTHON ?= python3.11
 VENV ?= .venv
-PYTEST_ARGS ?= -m "not slow and not gpu"
+PYTEST_ARGS ?= -m "not slow and not gpu and not ui"
 COMPARE_ARGS ?=
 
 BIN := $(VENV)/bin
@@ -13,7 +13,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run up down test test-slow check ui seeds compare bench chaos chaos-short fuzz audit secrets clean
+.PHONY: help run up down test test-slow test-ui check ui seeds compare bench chaos chaos-short fuzz audit secrets clean
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -31,7 +31,11 @@ test: $(VENV)/.installed-dev ## run the tests, without the slow ones and those t
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.installed-dev ## run the slow ones: planted defects, a million rows, secrets end to end, Prefect's server killed (hours)
-	$(BIN)/python -m pytest -m "slow and not gpu"
+	$(BIN)/python -m pytest -m "slow and not gpu and not ui"
+
+test-ui: $(VENV)/.installed-dev ## drive Prefect's and MLflow's pages in headless Chromium, which must be installed (ten minutes)
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements-ui.lock
+	$(BIN)/python -m pytest -m ui
 
 check: $(VENV)/.installed-dev ## lint and type-check
 	$(BIN)/python -m ruff check .

@@ -8,9 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, WithJsonSchema, create_model
 
 from minillm.config import Params
+from minillm.knobs import LARGEST_INT
 
 STAGE_NAME = r"^[A-Za-z0-9_-]+$"
 _POOL_NAME = r"^[A-Za-z0-9_-]*$"
@@ -18,6 +19,14 @@ WORKSPACE_KEY = r"^([0-9a-f]{16})?$"
 EXPERIMENT_NAME = r"^([A-Za-z0-9][A-Za-z0-9_-]{0,63})?$"  # also a name of a git reference
 _CONFIGS = Path(__file__).parents[1] / "configs"
 _PRESETS = tuple(sorted(path.stem for path in _CONFIGS.glob("*.yaml")))
+
+_SWITCH = {"yes": True, "no": False}
+_BOUNDS = {
+    "minimum": "at least",
+    "exclusiveMinimum": "more than",
+    "maximum": "at most",
+    "exclusiveMaximum": "less than",
+}
 
 _COMMON_KNOBS = {
     "seed": ("seed", "Of data split, draws and evaluation."),
@@ -68,22 +77,46 @@ def _only_knobs(schema: dict[str, Any]) -> None:
 class _Overrides(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    other: dict[str, Any] = Field(
+    def settings(self) -> dict[str, Any]:
+        """Return the knobs that are set, by dotted name."""
+        given = {name: _SWITCH.get(value, value) for name, value in self if value not in (None, "") and name != "other"}
+        return {**{_COMMON_KNOBS[name][0]: value for name, value in given.items()}, **self.model_dump()["other"]}
+
+
+def _optional_knob(knob: str, words: str) -> Any:
+    """Return type and field of a knob that may be left empty.
+
+    The form sends null for an empty number, which Prefect lets pass, and for a choice that has no empty value.
+    """
+    kind = _knob(knob)
+    schema = TypeAdapter(kind).json_schema()
+    about = f"{words}{_range(schema)} Empty = as in params.yaml ({knob})."
+    choices = list(_SWITCH) if schema.get("type") == "boolean" else schema.get("enum")
+    if choices:
+        return Literal[("", *choices)], Field(default="", description=about)
+    field = Field(default=None, description=about, json_schema_extra=_without_default)
+    return Annotated[kind | None, WithJsonSchema(schema)], field
+
+
+def _range(schema: dict[str, Any]) -> str:
+    """Return the bounds of a number as a sentence."""
+    texts = [f"{sign} {schema[key]}" for key, sign in _BOUNDS.items() if schema.get(key, LARGEST_INT) != LARGEST_INT]
+    return f" {' and '.join(texts).capitalize()}." if texts else ""
+
+
+def _without_default(schema: dict[str, Any]) -> None:
+    schema.pop("default", None)  # null, for which the form would offer a choice of types
+
+
+_fields: dict[str, Any] = {name: _optional_knob(*about) for name, about in _COMMON_KNOBS.items()}
+_fields["other"] = (
+    dict[str, Any],
+    Field(
         default={},
         description='Any other knob by its dotted name, as JSON: {"distill.minillm.gamma": 0.9}.',
         json_schema_extra=_only_knobs,
-    )
-
-    def settings(self) -> dict[str, Any]:
-        """Return the knobs that are set, by dotted name."""
-        common = {knob: getattr(self, name) for name, (knob, _) in _COMMON_KNOBS.items()}
-        return {name: value for name, value in {**common, **self.other}.items() if value is not None}
-
-
-_fields: dict[str, Any] = {
-    name: (_knob(knob) | None, Field(default=None, description=f"{words} Empty = as in params.yaml ({knob})."))
-    for name, (knob, words) in _COMMON_KNOBS.items()
-}
+    ),
+)
 Overrides: Any = create_model("Overrides", __base__=_Overrides, __doc__="Knobs of this run alone.", **_fields)
 
 

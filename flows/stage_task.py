@@ -9,18 +9,19 @@ from typing import Any
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
-from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Failed
 
 from flows.dvc_process import DvcError, StageRun, reproduce
 from flows.progress_artifact import ProgressArtifact
 from flows.request import Origin, StageRequest
+from flows.sent_run import run_elsewhere
 from minillm.errors import UserError
 from tasks.tracking_store import RUN_NAME_VARIABLE
 
 STAGE_FLOW = "stage"
-_POLL_S = 2.0
+# What DVC tells a person who works in a terminal.
+_HINTS = ("To track the changes", "git add ", "To enable auto staging", "dvc config core.autostage", "Use `dvc push`")
 _DONE = re.compile(r"(?P<outcome>ran|skipped|restored) in (?P<wall_s>[0-9.]+) s")
 
 
@@ -48,8 +49,9 @@ def run_stage(name: str, environment: dict[str, str]) -> Any:
     start_s = time.monotonic()
 
     def on_line(line: str) -> None:
-        logger.info(line)
-        bar.read(line)
+        if line.strip() and not line.strip().startswith(_HINTS):
+            logger.info(line)
+            bar.read(line)
 
     try:
         run = reproduce(Path.cwd(), name, on_line, environment)[name]
@@ -65,21 +67,14 @@ def run_stage(name: str, environment: dict[str, str]) -> Any:
 def send_stage(pool: str, request: StageRequest) -> Any:
     """Have a worker of a pool bring one stage up to date; returns as `run_stage` does."""
     deployment = f"{STAGE_FLOW}/{pool}"
+    name = f"{request.stage} for {request.origin.flow_run_id[:8]}"
     try:
-        child = run_deployment(
-            deployment,
-            parameters={"request": request.model_dump(mode="json")},
-            as_subflow=True,
-            poll_interval=_POLL_S,
-            flow_run_name=f"{request.stage} for {request.origin.flow_run_id[:8]}",
-        )
+        state = run_elsewhere(deployment, {"request": request.model_dump(mode="json")}, name)
     except ObjectNotFound:
         return Failed(message=f"gpu_pool: there is no deployment {deployment!r}; `prefect deploy --all` makes it")
-    state = child.state
-    match = _DONE.fullmatch(state.message or "") if state else None
-    if state is None or not state.is_completed() or match is None:
-        reason = f"{state.name}: {state.message}" if state else "it has no state"
-        return Failed(message=f"stage {request.stage} on pool {pool}: {reason}")
+    match = _DONE.fullmatch(state.message or "")
+    if not state.is_completed() or match is None:
+        return Failed(message=f"stage {request.stage} on pool {pool}: {state.name}: {state.message}")
     return {"outcome": match["outcome"], "wall_s": float(match["wall_s"])}
 
 
