@@ -154,6 +154,7 @@ def main() -> int:
     team = os.environ.pop(TEAM_VARIABLE)  # of this process and its parts alone, not of what guards them
     try:
         with FileLock(root / SERVERS_DIR / "team.lock", timeout=0):
+            (root / LOG_PATH).write_text("", encoding="utf-8")
             supervise(root, team)
     except Timeout:
         _say("error: the team of this repository is up, or being started or ended, by another command")

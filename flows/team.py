@@ -80,7 +80,7 @@ def connect_to_prefect() -> None:
 def _start_supervisor(root: Path, team: str) -> subprocess.Popen[bytes]:
     path = root / LOG_PATH
     path.parent.mkdir(exist_ok=True)
-    with path.open("w", encoding="utf-8") as log:
+    with path.open("a", encoding="utf-8") as log:  # it may be that of another team, which the supervisor finds out
         return subprocess.Popen(
             [sys.executable, "-m", "flows.supervisor"],
             cwd=root,
