@@ -7,6 +7,7 @@ path it fails with this transformers.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 
 _OF_MODEL = ("config.json", "generation_config.json")  # beside the weights; all other files are the tokenizer's
@@ -25,7 +26,6 @@ def write_loadable(directory: Path, files: Mapping[str, Path], model_id: str, ru
 
     It takes classes of the library itself, so that no code of the model would be trusted.
     """
-    import transformers
     from mlflow import pyfunc
     from mlflow.models import Model
 
@@ -44,7 +44,7 @@ def write_loadable(directory: Path, files: Mapping[str, Path], model_id: str, ru
         components=["tokenizer"],
         tokenizer_type="AutoTokenizer",
         source_model_name="",
-        transformers_version=transformers.__version__,
+        transformers_version=version("transformers"),
     )
     pyfunc.add_to_model(model, loader_module="mlflow.transformers")
     model.save(str(directory / "MLmodel"))
