@@ -13,7 +13,20 @@ from flows.cli import app
 from tests.imports import ROOT
 from tests.tiny_pipeline import command
 
-COMMANDS = ("run", "stage", "compare", "status", "generate", "chat", "doctor", "promote", "compare-page", "up", "down", "notify")
+COMMANDS = (
+    "run",
+    "stage",
+    "compare",
+    "status",
+    "generate",
+    "chat",
+    "doctor",
+    "promote",
+    "compare-page",
+    "up",
+    "down",
+    "notify",
+)
 
 
 def minillm(root: Path, *arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
