@@ -42,16 +42,18 @@ def test_stages_without_metrics_have_no_finals(tmp_path: Path) -> None:
     assert recorded_finals(["prepare", "unknown"], tmp_path) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.pipeline
 def test_pipelines_of_other_methods_and_of_cached_stages_have_the_same_metrics(
     finished_project: Path, tmp_path: Path
 ) -> None:
     root = Path(shutil.copytree(finished_project, tmp_path / "project", symlinks=True))
     said = []
-    for knob, value in (("report.num_examples", 1), ("distill.method", "kd")):
-        set_knob(root, knob, value)
+    for knobs in ({"report.num_examples": 1}, {"distill.method": "kd", "student_model.num_layers": 1}):
+        for knob, value in knobs.items():
+            set_knob(root, knob, value)
         said.append(command(root, "python", "-m", "flows.local").stdout)
-        commit(root, knob)
+        commit(root, "knobs")
     metrics, registered, made = listing(root)
     assert len(metrics) == 3 and {name.partition("/")[0] for name in metrics[0]} == {
         "data",

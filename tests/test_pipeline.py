@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tasks.finals import recorded_finals
 from tasks.runner import STAGES
 from tests.tiny_pipeline import command, dvc, new_repository, set_knob
 
@@ -107,8 +108,7 @@ def test_mlflow_holds_one_parent_with_a_child_per_stage(project: Path) -> None:
     curve = [line.split("\t") for line in (project / "plots/distill.tsv").read_text().splitlines()]
     column = curve[0].index("kl/reverse")
     assert found["values"] == pytest.approx([float(row[column]) for row in curve[2:]])
-    report = json.loads((project / "metrics/report.json").read_text())
-    assert report["student"]["rougeL"] in [pytest.approx(value) for value in found["final"].values()]
+    assert found["final"] == recorded_finals(STAGES, project)  # what a pipeline with all stages cached would give
 
 
 def test_the_prefect_flow_makes_the_same_bytes_and_leaves_a_clean_status(
