@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from prefect import State, flow, get_run_logger, runtime
+from prefect import State, flow, get_run_logger, runtime, task
+from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext
 from prefect.states import Failed
 from prefect.utilities.urls import url_for
@@ -15,13 +16,14 @@ from prefect.utilities.urls import url_for
 from flows import experiments
 from flows.dvc_process import StageRun, is_up_to_date
 from flows.environment import LASTING_PAGES_VARIABLE, mlflow_url
-from flows.finish import record_outcomes
+from flows.finish import mlflow_run_page, record_outcomes, registry_line
 from flows.graph import select_stages
 from flows.hand_over import fetch_result, require_remotes, send_inputs
 from flows.placement import Place, RunFacts, checkout_mark, placed
 from flows.publish import publish_experiment, publish_results, publish_stages
 from flows.request import Origin, PipelineRequest, StageRequest
 from flows.stage_task import run_stage, send_stage, stage_environment
+from minillm.config import Params
 from minillm.errors import UserError
 
 GPU_STAGES = ("teacher", "distill")
@@ -99,8 +101,12 @@ def _result(state: State[Any]) -> StageRun:
 
 def _finish(place: Place, runs: dict[str, StageRun]) -> None:
     """Tell MLflow and the run's page how it ended; keep a workspace apart as an experiment."""
+    environment = {**stage_environment(_origin(place)), **place.environment}
+    record_outcomes(place.params, runs, environment)
     page = mlflow_url(place.params.tracking)
-    record_outcomes(place.params, runs, {**stage_environment(_origin(place)), **place.environment})
+    if place.params.tracking.enabled and any(run.outcome == "ran" for run in runs.values()):
+        register(place.params, environment)
+        page = mlflow_run_page(place.params, environment, str(runtime.flow_run.id))
     publish_stages(runs)
     publish_results(place.path, page)
     if place.experiment:
@@ -108,6 +114,16 @@ def _finish(place: Place, runs: dict[str, StageRun]) -> None:
         publish_experiment(place.experiment, page)
     elif not is_up_to_date(place.path):
         get_run_logger().warning("`dvc status` is not clean: an input was edited, or not every stage was asked for")
+
+
+@task(retries=0, cache_policy=NO_CACHE, persist_result=False)  # type: ignore[untyped-decorator]
+def register(params: Params, environment: dict[str, str]) -> None:
+    """Make the student a version in MLflow's registry, and the champion if it is better (tasks/promotion.py)."""
+    try:
+        if line := registry_line(params, environment):
+            get_run_logger().info(line)
+    except UserError as error:
+        get_run_logger().warning("the student was not registered: %s", error)
 
 
 def _origin(place: Place) -> Origin:

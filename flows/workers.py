@@ -13,6 +13,7 @@ from flows.servers import SERVERS_DIR, Server, free_port
 
 POOLS = ("cpu", "gpu")
 HEARTBEAT_S = 30  # the least that Prefect allows; see flows/automations.py for what follows from a missing one
+_QUERY_S = 3  # between two questions for runs; Prefect's 10 s are felt by who has just pressed Submit
 _NVIDIA_TIMEOUT_S = 20
 _DEVICES_VARIABLE = "CUDA_VISIBLE_DEVICES"
 
@@ -30,6 +31,7 @@ def worker(pool: str, client: Mapping[str, str], store_uri: str) -> Server:
         **client,
         "MLFLOW_TRACKING_URI": store_uri,
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S),
+        "PREFECT_WORKER_QUERY_SECONDS": str(_QUERY_S),
         "PREFECT_WORKER_WEBSERVER_HOST": LOOPBACK_HOST,
         "PREFECT_WORKER_WEBSERVER_PORT": url.rpartition(":")[2],
         **(_first_device() if pool == "gpu" else {}),

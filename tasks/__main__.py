@@ -74,4 +74,8 @@ def _sync() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    finally:
+        # All is done or closed. While Python ends it gives SIGTERM its default action, which would hide the exit code.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)

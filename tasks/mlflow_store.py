@@ -20,14 +20,10 @@ from minillm.config import TrackingConfig
 from minillm.digests import content_sha256
 from tasks.event_spool import Event
 from tasks.registry_store import Registry
-from tasks.storage import STATE_DIR
-from tasks.tracking_store import is_server, make_client_hurry, tracking_uri
+from tasks.tracking_store import artifacts_dir, is_server, make_client_hurry, start_lock_path, tracking_uri
 
 _log = logging.getLogger(__name__)
 
-_ARTIFACTS_DIR = Path("mlartifacts")
-# Two processes that create one sqlite store together break each other's migration.
-_START_LOCK_PATH = STATE_DIR / "mlflow.lock"
 _START_LOCK_TIMEOUT_S = 60
 _NUM_CONNECT_ATTEMPTS = 3  # of a database; MLflow's own 10 wait 100 s
 _BATCH_PARAMS = 100  # MLflow's limit of one request
@@ -56,8 +52,9 @@ class Store:
 
     def open(self, header: Event, spool: Path) -> dict[str, str]:
         """Return the ids of a spool's runs: experiment, parent and, for that of a stage, child."""
-        _START_LOCK_PATH.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(_START_LOCK_PATH, timeout=_START_LOCK_TIMEOUT_S):
+        lock_path = start_lock_path(self.uri)
+        lock_path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock_path, timeout=_START_LOCK_TIMEOUT_S):
             experiment = self._experiment_id(header["experiment"])
             parent = self._parent_id(experiment, header["pipeline"])
             ids = {"experiment": experiment, "parent": parent}
@@ -97,7 +94,7 @@ class Store:
         experiment = self._client.get_experiment_by_name(name)
         if experiment is not None:
             return str(experiment.experiment_id)
-        location = None if is_server(self.uri) else str(_ARTIFACTS_DIR / name)
+        location = None if is_server(self.uri) else str(artifacts_dir(self.uri) / name)
         return str(self._client.create_experiment(name, artifact_location=location))
 
     def _parent_id(self, experiment: str, pipeline: Event) -> str:

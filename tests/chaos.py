@@ -107,10 +107,10 @@ class Campaign:
     def end_after(self, *seconds: float) -> None:
         """Tell one run after the other to end after a time; each must end by itself in time, with 143 or its result."""
         self._clear()
-        for limit_s in seconds:
-            done = self._run(limit_s=limit_s, number=signal.SIGTERM)
-            self._found.divergences += done.returncode not in (0, 128 + signal.SIGTERM)
-        self._finish(f"{self._stage} told to end after {', then '.join(f'{limit_s:.1f} s' for limit_s in seconds)}")
+        codes = [self._run(limit_s=limit_s, number=signal.SIGTERM).returncode for limit_s in seconds]
+        self._found.divergences += sum(code not in (0, 128 + signal.SIGTERM) for code in codes)
+        moments = ", then ".join(f"{limit_s:.1f} s" for limit_s in seconds)
+        self._finish(f"{self._stage} told to end after {moments} (exit {', '.join(map(str, codes))})")
 
     def control(self) -> None:
         """Forget the optimizer's moments in a checkpoint that is otherwise whole; the end must differ."""

@@ -66,3 +66,19 @@ def test_fault_10_memory_that_the_processor_cannot_give_is_said_with_what_to_cha
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == OUT_OF_MEMORY, done.stderr
     assert "micro_batch_tokens" in done.stdout and "gradient_checkpointing" in done.stdout
+
+
+def test_sigterm_while_python_itself_ends_does_not_change_the_exit_code() -> None:
+    code = """
+import os, runpy, signal, sys
+
+class Late:
+    def __del__(self, kill=os.kill, pid=os.getpid(), number=signal.SIGTERM):
+        kill(pid, number)
+
+sys.late = Late()
+sys.argv = ["tasks", "--help"]
+runpy.run_module("tasks", run_name="__main__", alter_sys=True)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False)
+    assert done.returncode == 0

@@ -24,9 +24,9 @@ _RUN_TIMEOUT_S = 900
 @pytest.fixture(scope="module")
 def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
     """The real pipeline on a tiny teacher, with servers, workers and deployments."""
-    with pytest.MonkeyPatch.context() as patch:
-        with team_up(new_repository(tmp_path_factory.mktemp("ui")), patch) as team:
-            yield team
+    root = new_repository(tmp_path_factory.mktemp("ui"))
+    with pytest.MonkeyPatch.context() as patch, team_up(root, patch) as team:
+        yield team
 
 
 def _deployment_page(team: Team) -> str:

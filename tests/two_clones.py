@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.imports import ROOT
 from tests.scratch_repository import commit_all, make_scratch_repository, run_in
 
 
@@ -19,9 +21,13 @@ class Clones:
     dvc_remote: Path
 
 
-def make_clones(directory: Path) -> Clones:
-    """Return the clones of one commit."""
+def make_clones(directory: Path, with_code: bool = False) -> Clones:
+    """Return the clones of one commit; with this project's code and deployments if asked for."""
     first = make_scratch_repository(directory / "first")
+    if with_code:
+        for name in ("flows", "tasks", "minillm", "configs"):
+            shutil.copytree(ROOT / name, first / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copyfile(ROOT / "prefect.yaml", first / "prefect.yaml")
     remote = directory / "dvc-remote"
     run_in(first, sys.executable, "-m", "dvc", "remote", "add", "--default", "common", str(remote))
     commit_all(first)
