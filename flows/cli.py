@@ -122,17 +122,19 @@ def notify(
 def compare_page(
     names: Annotated[list[str] | None, typer.Argument(help="DVC experiments, or ids of Prefect flow runs.")] = None,
     last: Annotated[int, typer.Option(min=1, help="Without names: this many of the newest pipelines.")] = 10,
+    curves: Annotated[str, typer.Option(help="Show the curves of this metric of the stage distill.")] = "",
 ) -> None:
     """Print the address of MLflow's page that compares pipelines; `make ui` serves it.
 
-    Examples: minillm compare-page; minillm compare-page compare-kd-17 compare-minillm-17
+    Examples: minillm compare-page; minillm compare-page kd-17 minillm-17 --curves validation/reverse_kl
     """
     from flows.environment import mlflow_url
     from minillm.params import load_params
-    from tasks.pages import comparison_page
+    from tasks.pages import comparison_page, curves_page
 
-    params = _checked(lambda: load_params(Path("params.yaml")))
-    typer.echo(_checked(lambda: comparison_page(mlflow_url(params.tracking), params.tracking, names or [], last)))
+    tracking = _checked(lambda: load_params(Path("params.yaml"))).tracking
+    place = (mlflow_url(tracking), tracking, names or [], last)
+    typer.echo(_checked(lambda: curves_page(*place, curves) if curves else comparison_page(*place)))
 
 
 @app.command()

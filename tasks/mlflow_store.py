@@ -20,7 +20,14 @@ from minillm.config import TrackingConfig
 from minillm.digests import content_sha256
 from tasks.event_spool import Event
 from tasks.registry_store import Registry
-from tasks.tracking_store import artifacts_dir, is_server, make_client_hurry, start_lock_path, tracking_uri
+from tasks.tracking_store import (
+    EXPERIMENT_TAG,
+    artifacts_dir,
+    is_server,
+    make_client_hurry,
+    start_lock_path,
+    tracking_uri,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -38,6 +45,7 @@ class PipelineRun:
     experiment_id: str
     name: str  # of its DVC experiment, or one made from its key
     key: str  # of its Prefect flow run, when it has one
+    distill_run_id: str  # empty when that stage came from the cache
 
 
 class Store:
@@ -60,7 +68,7 @@ class Store:
             ids = {"experiment": experiment, "parent": parent}
             if header["stage"] is None:
                 return ids
-            return ids | {"child": self._child_id(experiment, parent, spool.name, header["stage"])}
+            return ids | {"child": self._child_id(experiment, parent, spool.name, header)}
 
     def registry(self, model: str, metric: str) -> Registry:
         """Return the registered model, whose versions are compared by a metric."""
@@ -70,10 +78,7 @@ class Store:
         """Return the runs of pipelines, the newest first; none when there is no such experiment."""
         found = self._client.get_experiment_by_name(experiment)
         runs = self._client.search_runs([found.experiment_id], "tags.kind = 'pipeline'") if found else []
-        return [
-            PipelineRun(run.info.run_id, found.experiment_id, run.info.run_name, run.data.tags["pipeline.key"])
-            for run in runs
-        ]
+        return [_pipeline_run(run) for run in runs]
 
     def deliver(self, event: Event, ids: Mapping[str, str], spool: Path) -> None:
         """Do what one record says."""
@@ -101,9 +106,12 @@ class Store:
         condition = f"tags.kind = 'pipeline' and tags.`pipeline.key` = '{pipeline['key']}'"
         return self._found_or_made(experiment, condition, pipeline)
 
-    def _child_id(self, experiment: str, parent: str, spool: str, stage: Event) -> str:
+    def _child_id(self, experiment: str, parent: str, spool: str, header: Event) -> str:
+        stage = header["stage"]
         tags = {**stage["tags"], "mlflow.parentRunId": parent, "spool": spool}
-        child = self._found_or_made(experiment, f"tags.spool = '{spool}'", {**stage, "tags": tags})
+        # Curves of several experiments are told apart by the names of their runs.
+        shown = f"{stage['name']} {header['pipeline']['tags'].get(EXPERIMENT_TAG, '')}".strip()
+        child = self._found_or_made(experiment, f"tags.spool = '{spool}'", {**stage, "name": shown, "tags": tags})
         self._client.update_run(parent, status="RUNNING")
         name = stage["name"]
         _set_tags(self._client, parent, {f"stage.{name}.run_id": child, f"stage.{name}.outcome": "running"})
@@ -176,6 +184,12 @@ class Store:
             self._client.set_terminated(parent, "FAILED", time_ms)
         elif "running" not in outcomes:
             self._client.set_terminated(parent, "FINISHED", time_ms)
+
+
+def _pipeline_run(run: Any) -> PipelineRun:
+    info, tags = run.info, run.data.tags
+    distill = tags.get("stage.distill.run_id", "")
+    return PipelineRun(info.run_id, info.experiment_id, info.run_name, tags["pipeline.key"], distill)
 
 
 def _connect(uri: str) -> Any:

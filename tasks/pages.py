@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Any
 from urllib.parse import quote
 
 from minillm.config import TrackingConfig
@@ -25,15 +26,43 @@ def comparison_page(pages: str, config: TrackingConfig, names: Sequence[str], nu
 
     Raises UserError for a name that no pipeline has, fewer than two pipelines, or when MLflow is away.
     """
-    pipelines = _pipelines(config)
-    runs = [_chosen(pipelines, name) for name in names] or pipelines[:num_last]
+    runs = _several(_pipelines(config), names, num_last)
+    experiments = sorted({run.experiment_id for run in runs})
+    return f"{pages}/#/compare-runs?runs={_listed([run.run_id for run in runs])}&experiments={_listed(experiments)}"
+
+
+def curves_page(pages: str, config: TrackingConfig, names: Sequence[str], num_last: int, metric: str) -> str:
+    """Return the page with the curves of one metric of the stage distill; pipelines are chosen as for a comparison.
+
+    Those that took distill from the cache have none.
+    """
+    trained = [run for run in _pipelines(config) if run.distill_run_id]
+    runs = _several(trained, names, num_last)
+    what = {
+        "runs": [run.distill_run_id for run in runs],
+        "metric": metric,
+        "experiments": sorted({run.experiment_id for run in runs}),
+        "plot_metric_keys": [metric],
+        "plot_layout": {"autosize": True, "xaxis": {}, "yaxis": {}},
+        "deselected_curves": [],
+        "last_linear_y_axis_range": [],
+    }
+    query = "&".join(f"{name}={_listed(value)}" for name, value in what.items())
+    return f"{pages}/#/metric?{query}&x_axis=step&y_axis_log_scale=false&line_smoothness=1&show_point=true"
+
+
+def _several(pipelines: Sequence[PipelineRun], names: Sequence[str], num_last: int) -> list[PipelineRun]:
+    runs = [_chosen(pipelines, name) for name in names] or list(pipelines[:num_last])
     if len(runs) < 2:
         raise UserError(
             f"a comparison needs two pipelines at least; MLflow has {len(pipelines)}, asked for {len(runs)}"
         )
-    ids = quote(json.dumps([run.run_id for run in runs], separators=(",", ":")))
-    experiments = quote(json.dumps(sorted({run.experiment_id for run in runs}), separators=(",", ":")))
-    return f"{pages}/#/compare-runs?runs={ids}&experiments={experiments}"
+    return runs
+
+
+def _listed(content: Any) -> str:
+    """Return JSON as MLflow's pages take it in their address."""
+    return quote(json.dumps(content, separators=(",", ":")))
 
 
 def _chosen(pipelines: Sequence[PipelineRun], name: str) -> PipelineRun:

@@ -10,6 +10,7 @@ from minillm.config import TrackingConfig
 from tasks.storage import STATE_DIR
 
 RUN_NAME_VARIABLE = "MINILLM_RUN_NAME"
+EXPERIMENT_TAG = "dvc.experiment"
 STORE_VARIABLE = "MLFLOW_TRACKING_URI"
 _SQLITE = "sqlite:///"
 # A server that is down costs one call at most 2 x 4 s; MLflow's own defaults wait 246 s.
@@ -33,7 +34,7 @@ def tracking_uri(config: TrackingConfig) -> str:
 def experiment_tags() -> dict[str, str]:
     """Return the tag with the DVC experiment that a pipeline runs for; none when it runs for none."""
     name = os.environ.get(RUN_NAME_VARIABLE)
-    return {"dvc.experiment": name} if name else {}
+    return {EXPERIMENT_TAG: name} if name else {}
 
 
 def shared_uri(config: TrackingConfig) -> str:

@@ -9,8 +9,8 @@ import pytest
 
 from minillm.config import Params
 from minillm.errors import UserError
-from tasks.pages import comparison_page, run_page
-from tasks.tracking import finish_pipeline
+from tasks.pages import comparison_page, curves_page, run_page
+from tasks.tracking import finish_pipeline, open_tracker
 from tests.mlflow_place import client, runs, with_tracking
 
 PAGES = "http://127.0.0.1:5000"
@@ -57,3 +57,18 @@ def test_mistakes_are_one_line(params: Params, ids: dict[str, str]) -> None:
 def test_a_store_without_pipelines_is_told(params: Params) -> None:
     with pytest.raises(UserError, match="MLflow has 0, asked for 0"):
         comparison_page(PAGES, params.tracking, [], 10)
+
+
+def test_curves_are_those_of_the_stage_distill_and_named_by_experiment(
+    params: Params, ids: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("kd-17", "gkd-17"):
+        monkeypatch.setenv("MINILLM_PIPELINE_KEY", f"key-of-{name}")
+        monkeypatch.setenv("MINILLM_RUN_NAME", name)
+        with open_tracker("distill", params) as tracker:
+            tracker.log(1, {"train/loss": 1.0})
+    page = curves_page(PAGES, params.tracking, [], 10, "train/loss")
+    query = parse_qs(urlsplit(page.replace("/#/", "/")).query)
+    stages = {run.info.run_id: run.info.run_name for run in runs("stage")}
+    assert [stages[run_id] for run_id in json.loads(query["runs"][0])] == ["distill gkd-17", "distill kd-17"]
+    assert json.loads(query["metric"][0]) == "train/loss"

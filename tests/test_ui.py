@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +10,7 @@ import pytest
 
 from flows.dvc_process import dvc
 from minillm.params import load_params
+from tasks.pages import comparison_page, curves_page
 from tests.browser import browser_page, missing, picture
 from tests.team_repository import Team, team_up
 from tests.tiny_pipeline import new_repository
@@ -19,6 +19,7 @@ pytestmark = [pytest.mark.ui, pytest.mark.skipif(bool(missing()), reason=missing
 
 _DEPLOYMENT = "pipeline/on-demand"
 _RUN_TIMEOUT_S = 900
+_DRAWN_MS = 3000
 
 
 @pytest.fixture(scope="module")
@@ -88,23 +89,18 @@ def test_two_methods_are_compared_in_mlflow(team: Team) -> None:
         request = {"overrides": {"method": "kd", "seed": 18}, "experiment": "kd"}
         run = client.create_flow_run_from_deployment(found.id, parameters={"request": request})
     assert _ended(team, run.id).is_completed()
-    names = {"by-form": "minillm", "kd": "kd"}
-    runs = _parents(team, list(names))
-    query = f"runs={json.dumps(list(runs.values()))}&experiments={json.dumps(['1'])}"
+    tracking = load_params(team.root / "params.yaml").tracking
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", team.mlflow)
+        comparison = comparison_page(team.mlflow, tracking, ["by-form", "kd"], 2)
+        curves = curves_page(team.mlflow, tracking, ["by-form", "kd"], 2, "validation/reverse_kl")
     with browser_page(width=1600) as page:
-        page.goto(f"{team.mlflow}/#/compare-runs?{query}")
-        for name in names:
-            page.get_by_text(name, exact=True).first.wait_for()
-        page.get_by_text("distill.method").first.wait_for()
+        page.goto(comparison)
+        for text in ("by-form", "kd", "distill.method"):
+            page.get_by_text(text, exact=True).first.wait_for()
         picture(page, "mlflow-compare")
-
-
-def _parents(team: Team, names: list[str]) -> dict[str, str]:
-    """Return the ids of pipelines' runs in MLflow by the names of their DVC experiments."""
-    from mlflow.tracking import MlflowClient
-
-    client = MlflowClient(team.mlflow)
-    experiment = client.get_experiment_by_name("minillm")
-    runs = client.search_runs([experiment.experiment_id], "tags.kind = 'pipeline'")
-    found = {run.data.tags.get("dvc.experiment", ""): run.info.run_id for run in runs}
-    return {name: found[name] for name in names}
+        page.goto(curves)
+        for name in ("by-form", "kd"):
+            page.get_by_text(f"distill {name}").first.wait_for()
+        page.wait_for_timeout(_DRAWN_MS)
+        picture(page, "mlflow-curves")
