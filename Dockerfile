@@ -13,7 +13,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
         -r requirements.lock -r requirements-embedded.lock -r requirements-servers.lock
 
 FROM ${PYTHON_IMAGE} AS pipeline
-# DVC asks git for the version of the code. Debian's own git of this release is the right one, whichever it is.
+# Runs apart are git worktrees and DVC experiments. Debian's own git of this release is the right one, whichever it is.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends git \
@@ -36,22 +36,34 @@ RUN useradd --uid 10001 --user-group --no-create-home --home-dir /home/minillm -
 # A new volume takes owner and contents of the directory that it is mounted over, so each one is made here.
 WORKDIR /pipeline
 RUN mkdir -p /home/minillm/.cache/dvc-site /var/lib/prefect /var/lib/mlflow \
-        .dvc .servers data metrics models outputs plots reports state \
+        .dvc .git .servers data metrics models outputs plots reports state \
     && chmod 0700 /home/minillm/.cache/dvc-site /var/lib/prefect /var/lib/mlflow \
     && chown -R 10001:10001 /home/minillm /pipeline /var/lib/prefect /var/lib/mlflow
 COPY --chown=10001:10001 . .
 USER 10001:10001
-# A checkout mounted over /pipeline may belong to another user, and git then refuses to read it.
-RUN git config --global --add safe.directory /pipeline
+# A checkout mounted over /pipeline may belong to another user, and git then refuses to read it. DVC saves no
+# experiment for an author without a name.
+RUN git config --global --add safe.directory /pipeline \
+    && git config --global user.name MiniLLM \
+    && git config --global user.email minillm@localhost
+# A repository of its own, for worktrees and experiments: .git lies in a volume, and the bundle lets flows/container.py
+# bring a new image's commit into it. The fixed date gives equal code an equal commit, on every machine. Raw data stay
+# out, as in a checkout that keeps them untracked. dvc.lock is not there yet: a worktree makes its own.
+RUN export GIT_AUTHOR_DATE=2026-01-01T00:00:00Z GIT_COMMITTER_DATE=2026-01-01T00:00:00Z \
+    && git init --quiet --initial-branch=main \
+    && git config minillm.bundle /home/minillm/code.bundle \
+    && git add --all -- . ':!data/raw' \
+    && git commit --quiet --message "The image's code" \
+    && git bundle create --quiet /home/minillm/code.bundle HEAD
 # DVC writes dvc.lock beside dvc.yaml. In the volume of .dvc it lasts, and works in a read-only root. DVC takes a link
 # to nothing for a broken file, hence an empty one.
 RUN printf "schema: '2.0'\n" > .dvc/dvc.lock && ln -s .dvc/dvc.lock dvc.lock
 
-# compose.yaml starts servers and workers, with logins. Roles by hand, all in /pipeline; mount volumes over .dvc, state
-# and .servers to keep them:
+# compose.yaml starts servers and workers, with logins. Roles by hand, all in /pipeline; mount volumes over .dvc, .git,
+# state and .servers to keep them:
 #   pipeline  docker run IMAGE
 #   pages     docker run --network host IMAGE python -m flows.servers
-#   worker    docker run -e PREFECT_API_URL=... IMAGE prefect worker start --pool cpu --with-healthcheck
+#   worker    docker run -e PREFECT_API_URL=... IMAGE python -m flows.container prefect worker start --pool cpu --with-healthcheck
 # A run has no health to ask for: it ends, and its exit code tells. A server's is at /health (MLflow), /api/health (Prefect),
 # a worker's at port 8080 /health; whoever starts that role checks it there.
 HEALTHCHECK NONE

@@ -70,10 +70,10 @@ class Machine:
     @contextmanager
     def started(self, name: str) -> Iterator[subprocess.Popen[str]]:
         """Yield the process of a service, which may not be well yet; its lines are in DIRECTORY/NAME.log."""
-        service, directory = self._service(name), self._directory(name)
+        directory = self._directory(name)
         with (
             (self.directory / f"{name}.log").open("w") as log,
-            process_group(service["command"], directory, self.environment(name), log, subprocess.STDOUT) as process,
+            process_group(self.command(name), directory, self.environment(name), log, subprocess.STDOUT) as process,
         ):
             yield process
 
@@ -87,6 +87,10 @@ class Machine:
         kind, *command = self._service(name)["healthcheck"]["test"]
         assert kind == "CMD"
         return self.run(name, *command).returncode == 0
+
+    def command(self, name: str) -> list[str]:
+        """Return the command line of a service."""
+        return list(self._service(name)["command"])
 
     def run(self, name: str, *command: str, directory: Path = ROOT) -> subprocess.CompletedProcess[str]:
         """Run a command to its end in the environment of a service."""

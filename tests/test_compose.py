@@ -14,6 +14,7 @@ import pytest
 
 from flows.environment import NO_PICKLES, TELEMETRY_OFF
 from flows.secrets import SECRET_NAMES, main
+from flows.workers import worker
 from minillm.params import read_yaml
 from tests.compose_file import DOCKERFILE, TEXT, VARIABLE, env_values, filled_in, image_environment, parsed
 from tests.imports import ROOT
@@ -26,10 +27,12 @@ TOLD = {
     "postgres": {"MINILLM_POSTGRES_PASSWORD"},
     "prefect": {"MINILLM_PREFECT_PASSWORD", "MINILLM_POSTGRES_PASSWORD"},
     "mlflow": {"MINILLM_MLFLOW_PASSWORD", "MINILLM_MLFLOW_SECRET_KEY", "MINILLM_POSTGRES_PASSWORD"},
+    "setup": {"MINILLM_PREFECT_PASSWORD"},
     "worker": {"MINILLM_PREFECT_PASSWORD", "MINILLM_MLFLOW_PASSWORD"},
     "worker-gpu": {"MINILLM_PREFECT_PASSWORD", "MINILLM_MLFLOW_PASSWORD"},
 }
 each_service = pytest.mark.parametrize("name", SERVICES)
+each_worker = pytest.mark.parametrize("name", ["worker", "worker-gpu"])
 each_of_our_image = pytest.mark.parametrize("name", [name for name in SERVICES if name != "postgres"])
 
 
@@ -43,9 +46,9 @@ def test_the_file_follows_the_compose_specification() -> None:
     jsonschema.validate(parsed(filled_in(TEXT, PLACEHOLDERS)), json.loads(schema.read_text()))
 
 
-def test_it_has_the_five_services_and_the_gpu_one_is_asked_for_by_profile() -> None:
+def test_it_has_the_six_services_and_the_gpu_one_is_asked_for_by_profile() -> None:
     assert {name: service.get("profiles") for name, service in SERVICES.items()} == {
-        **dict.fromkeys(("postgres", "prefect", "mlflow", "worker")),
+        **dict.fromkeys(("postgres", "prefect", "mlflow", "setup", "worker")),
         "worker-gpu": ["gpu"],
     }
 
@@ -60,8 +63,9 @@ def test_a_container_may_do_little(name: str) -> None:
     )
     assert service["cap_drop"] == ["ALL"] and service["security_opt"] == ["no-new-privileges:true"]
     assert not {"privileged", "cap_add", "devices", "pid", "ipc", "network_mode", "env_file"} & set(service)
-    assert "/tmp" in service["tmpfs"] and service["restart"] == "unless-stopped"
-    assert service["healthcheck"]["test"][0] == "CMD"
+    assert "/tmp" in service["tmpfs"]
+    assert service["restart"] == ("no" if name == "setup" else "unless-stopped")
+    assert name == "setup" or service["healthcheck"]["test"][0] == "CMD"
 
 
 @each_service
@@ -73,7 +77,7 @@ def test_ports_are_published_on_loopback_only(name: str) -> None:
     assert moved == [port.replace("127.0.0.1:", "127.0.0.1:1") for port in ports.get(name, [])]
 
 
-@pytest.mark.parametrize("name", ["worker", "worker-gpu"])
+@each_worker
 def test_a_worker_can_write_every_output_of_the_graph(name: str) -> None:
     keys = ("outs", "metrics", "plots")
     stages = read_yaml(ROOT / "dvc.yaml")["stages"].values()
@@ -87,13 +91,35 @@ def test_a_worker_can_write_every_output_of_the_graph(name: str) -> None:
 @each_of_our_image
 def test_it_writes_to_volumes_of_its_own_that_the_image_has_made_for_its_user(name: str) -> None:
     """Two workers on one workspace would take each other's DVC locks for those of the dead."""
-    named, places = zip(*(volume.split(":") for volume in SERVICES[name]["volumes"]), strict=True)
-    others = [volume for other in SERVICES if other != name for volume in SERVICES[other]["volumes"]]
-    assert set(named) <= set(parsed(TEXT)["volumes"]) and not set(named) & {other.split(":")[0] for other in others}
+    volumes = {other: dict(volume.split(":") for volume in SERVICES[other].get("volumes", ())) for other in SERVICES}
+    named, places = volumes[name].keys(), volumes.pop(name).values()
+    assert set(named) <= set(parsed(TEXT)["volumes"]) and not any(named & other.keys() for other in volumes.values())
     made = re.search(r"RUN mkdir -p ([^&]*)", DOCKERFILE.rpartition("\nFROM ")[2])
     assert made is not None
     made_places = [os.path.join("/pipeline", path) for path in made[1].replace("\\\n", " ").split()]
     assert all(any(path == place or path.startswith(f"{place}/") for path in made_places) for place in places)
+
+
+@each_worker
+def test_a_workers_repository_is_in_a_volume_and_takes_up_the_images_code(name: str) -> None:
+    assert any(volume.endswith(":/pipeline/.git") for volume in SERVICES[name]["volumes"])
+    assert SERVICES[name]["command"][:3] == ["python", "-m", "flows.container"]
+
+
+@each_worker
+def test_a_worker_asks_and_is_heard_of_as_often_as_one_of_make_up(name: str) -> None:
+    ours = worker("cpu", {}, "http://127.0.0.1:9").environment
+    for variable in ("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "PREFECT_WORKER_QUERY_SECONDS"):
+        assert SERVICES[name]["environment"][variable] == ours[variable]
+
+
+@each_worker
+def test_pools_and_deployments_are_there_before_a_worker(name: str) -> None:
+    assert SERVICES[name]["depends_on"] == {
+        "setup": {"condition": "service_completed_successfully"},
+        "mlflow": {"condition": "service_healthy"},
+    }
+    assert SERVICES["setup"]["depends_on"] == {"prefect": {"condition": "service_healthy"}}
 
 
 def test_the_images_user_has_a_name_which_dvc_asks_for() -> None:

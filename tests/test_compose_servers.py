@@ -16,6 +16,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from flows.automations import lost_runs
 from flows.secrets import SECRET_NAMES, write_secrets
 from flows.servers import free_port
 from tests.compose_file import TEXT, Machine, env_values, parsed
@@ -26,9 +27,10 @@ from tests.test_exposure import EVIL, MLFLOW_READ, MLFLOW_WRITE, PREFECT_READ, P
 
 @dataclass(frozen=True)
 class Team:
-    """The services prefect, mlflow and worker, running; and what a browser on this machine would say."""
+    """The services prefect, mlflow and worker, running; what setup said, and what a browser here would say."""
 
     machine: Machine
+    setup: subprocess.CompletedProcess[str]
     database: str  # user, password, host and port
     prefect: str
     mlflow: str
@@ -77,9 +79,15 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
         processes = {name: stack.enter_context(machine.started(name)) for name in ("prefect", "mlflow")}
         for name, process in processes.items():
             machine.wait(name, process)
+        setup = machine.run("setup", *machine.command("setup"))
         machine.wait("worker", stack.enter_context(machine.started("worker")))
         yield Team(
-            machine, database, f"http://127.0.0.1:{ports['4200']}", f"http://127.0.0.1:{ports['5000']}", page_ports
+            machine,
+            setup,
+            database,
+            f"http://127.0.0.1:{ports['4200']}",
+            f"http://127.0.0.1:{ports['5000']}",
+            page_ports,
         )
 
 
@@ -148,6 +156,25 @@ def test_a_new_user_of_mlflow_sees_nothing_until_somebody_grants_it(team: Team) 
     assert team.ask_mlflow("/api/2.0/mlflow/experiments/get?experiment_id=0").status == 200
 
 
+@pytest.mark.pipeline
+def test_setup_makes_pools_deployments_and_automations_and_a_second_one_doubles_nothing(team: Team) -> None:
+    again = team.machine.run("setup", *team.machine.command("setup"))
+    assert (team.setup.returncode, again.returncode) == (0, 0), team.setup.stderr + again.stderr
+    made = {
+        kind: sorted(entry["name"] for entry in json.loads(team.ask_prefect(f"/api/{kind}/filter", {}).text))
+        for kind in ("work_pools", "deployments", "automations")
+    }
+    assert made["work_pools"] == ["cpu", "gpu"]
+    assert made["deployments"] == ["gpu", "nightly", "on-demand"]
+    assert made["automations"] == [lost_runs().name]
+    [pool, _] = sorted(
+        json.loads(team.ask_prefect("/api/work_pools/filter", {}).text), key=lambda entry: str(entry["name"])
+    )
+    assert pool["status"] == "READY"  # its worker, which is logged in, asks for runs
+    for text in (team.setup.stdout, team.setup.stderr, again.stdout, again.stderr):
+        assert not any(form in text.encode() for form in forms(team))
+
+
 RECORD = """
 from pathlib import Path
 from mlflow import MlflowClient
@@ -169,13 +196,6 @@ def test_the_worker_reaches_both_and_no_secret_is_in_any_log_or_database(team: T
     assert f"View at http://127.0.0.1:{team.page_ports[0]}/" in done.stdout + done.stderr
     runs = json.loads(team.ask_prefect(PREFECT_READ, {}).text)
     assert [run["state_type"] for run in runs] == ["COMPLETED"]
-    pools = json.loads(team.ask_prefect("/api/work_pools/filter", {}).text)
-    assert [pool["name"] for pool in pools] == ["cpu"]  # the worker, which made it, is logged in
-
-    prepared = machine.run("worker", sys.executable, "-m", "flows.prefect_setup")
-    assert prepared.returncode == 0, prepared.stderr[-2000:]
-    pools = json.loads(team.ask_prefect("/api/work_pools/filter", {}).text)
-    assert {pool["name"] for pool in pools} == {"cpu", "gpu"}
     recorded = machine.run("worker", sys.executable, "-c", RECORD, directory=root)
     assert recorded.stdout.strip() == "mlflow-artifacts ['artifact.txt']", recorded.stderr
     stored = list((machine.directory / "var/lib/mlflow/artifacts").rglob("artifact.txt"))
