@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import re
 import subprocess
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -120,6 +122,17 @@ def is_up_to_date(root: Path, *stages: str) -> bool:
         dvc_command("status", "--quiet", *stages), cwd=root, env=child_environment({}), capture_output=True
     )
     return done.returncode == 0
+
+
+def first_stages_up_to_date(root: Path, names: Sequence[str], on_line: LineSink) -> list[str]:
+    """Return the stages, of those named in graph order, that come before the first one that is stale.
+
+    One question for all: `dvc repro` of each would take half a second of processor time to find that out.
+    """
+    for message in clear_up(root):
+        on_line(message)
+    stale = json.loads(dvc(root, "status", "--json", *names).splitlines()[-1])
+    return list(itertools.takewhile(lambda name: name not in stale, names))
 
 
 def dvc(root: Path, *arguments: str) -> str:

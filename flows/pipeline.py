@@ -14,7 +14,7 @@ from prefect.states import Failed
 from prefect.utilities.urls import url_for
 
 from flows import experiments
-from flows.dvc_process import StageRun, is_up_to_date
+from flows.dvc_process import StageRun, first_stages_up_to_date, is_up_to_date
 from flows.environment import LASTING_PAGES_VARIABLE, mlflow_url
 from flows.finish import mlflow_run_page, record_outcomes, registry_line
 from flows.graph import select_stages
@@ -25,6 +25,7 @@ from flows.request import Origin, PipelineRequest, StageRequest
 from flows.stage_task import run_stage, send_stage, stage_environment
 from minillm.config import Params
 from minillm.errors import UserError
+from minillm.preflight import check_models
 
 GPU_STAGES = ("teacher", "distill")
 _EVERYTHING = PipelineRequest()
@@ -57,8 +58,11 @@ def _stages(place: Place, request: PipelineRequest) -> dict[str, StageRun]:
     names, origin = select_stages(place.path, request.stages), _origin(place)
     if request.gpu_pool and request.hand_over == "remotes":
         require_remotes(place.checkout)
-    runs: dict[str, StageRun] = {}
-    for name in names:
+    done = first_stages_up_to_date(place.path, names, get_run_logger().info)
+    if done != names:
+        check_models(place.params.teacher_model, place.params.student_model)
+    runs = dict.fromkeys(done, StageRun("skipped", 0.0))
+    for name in names[len(done) :]:
         if request.gpu_pool and name in GPU_STAGES:
             runs[name] = _elsewhere(name, place, request, origin, list(runs))
         else:

@@ -19,7 +19,6 @@ from flows.waiting import Say
 from flows.worktree import worktree
 from minillm.config import Params
 from minillm.params import load_params
-from minillm.preflight import check_models
 from tasks.storage import STATE_DIR
 from tasks.tracking_store import STORE_VARIABLE, shared_uri
 
@@ -63,7 +62,6 @@ def placed(checkout: Path, request: PipelineRequest, run: RunFacts, say: Say) ->
     is_apart = request.needs_isolation or run.is_scheduled or not _taken(lock, checkout)
     try:
         with _apart(checkout, request, run, say) if is_apart else _inside(checkout) as place:
-            check_models(place.params.teacher_model, place.params.student_model)
             yield place
     finally:
         lock.release()

@@ -159,14 +159,18 @@ def test_untracked_data_and_models_are_there(root: Path) -> None:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text("{}")
     settings = {"teacher_model.source": "path", "teacher_model.location": "my-teacher"}
-    with (
-        pytest.raises(UserError, match="my-teacher"),
-        placed(root, _request(overrides={"other": settings}), _BY_HAND, print),
-    ):
-        pass  # the check of models, behind the making of the workspace, reads it
-    [path] = (root / WORKTREES_DIR).glob("*/")
-    assert (path / "data/raw/mine.jsonl").read_text() == "{}"
-    assert (path / "my-teacher/config.json").read_text() == "{}"
+    with placed(root, _request(overrides={"other": settings}), _BY_HAND, print) as place:
+        assert (place.path / "data/raw/mine.jsonl").read_text() == "{}"
+        assert (place.path / "my-teacher/config.json").read_text() == "{}"
+    assert (root / "my-teacher/config.json").exists()  # the workspace had links, and is gone
+
+
+def test_a_model_that_is_not_whole_is_refused_before_any_stage_starts(prefect_api: None, root: Path) -> None:
+    (root / "my-teacher").mkdir()
+    settings = {"teacher_model.source": "path", "teacher_model.location": "my-teacher"}
+    state = run_pipeline(_request(overrides={"other": settings}))
+    assert state.is_failed() and "my-teacher" in state.message
+    assert not list((root / WORKTREES_DIR).glob("*/prepared"))
 
 
 def test_two_savers_at_once_both_succeed(root: Path) -> None:
