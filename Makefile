@@ -1,4 +1,4 @@
-# make run | up | down | test | test-slow | test-ui | check | ui | seeds | compare | bench | chaos | chaos-short | fuzz | audit | secrets | clean. Choose another interpreter or place with PYTHON=... and VENV=...
+# make run | up | down | test | test-slow | test-ui | check | ui | seeds | compare | bench | chaos | chaos-short | fuzz | audit | image-check | secrets | clean. Choose another interpreter or place with PYTHON=... and VENV=...
 PYTHON ?= python3.11
 VENV ?= .venv
 PYTEST_ARGS ?= -m "not slow and not gpu and not ui"
@@ -13,7 +13,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run up down test test-slow test-ui check ui seeds compare bench chaos chaos-short fuzz audit secrets clean
+.PHONY: help run up down test test-slow test-ui check ui seeds compare bench chaos chaos-short fuzz audit image-check secrets clean
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -75,6 +75,9 @@ audit: ## ask the advisory database about every pinned package (needs the networ
 	$(PYTHON) -m venv .venv-audit
 	.venv-audit/bin/python -m pip install --quiet pip-audit==2.10.1
 	.venv-audit/bin/pip-audit --strict --disable-pip --require-hashes -r requirements.lock -r requirements-servers.lock
+
+image-check: $(VENV)/.installed-dev ## build the container image without an engine and run it (buildah, debootstrap, root; quarter of an hour)
+	$(BIN)/python -m pytest -m slow -rs tests/test_image.py
 
 secrets: ## write random passwords for compose.yaml into .env (mode 0600); refused when there is one
 	@$(PYTHON) -m flows.secrets
