@@ -56,7 +56,7 @@ class Builder:
     def buildah(self, *arguments: str) -> str:
         """Return what a command printed; its errors go to the terminal, and it must succeed."""
         places = [f"--root={self.directory / 'storage'}", f"--runroot={self.directory / 'run'}"]
-        environment = {**os.environ, "BUILDAH_ISOLATION": "chroot", "STORAGE_DRIVER": "vfs"}
+        environment = {**os.environ, "BUILDAH_ISOLATION": "chroot"}
         command = [*_LOW_PRIORITY, "buildah", *places, *arguments]
         return subprocess.run(
             command, cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE, text=True
@@ -90,6 +90,14 @@ class Builder:
     def mounted(self) -> Path:
         """Return where the files of a new container of the image are."""
         return Path(self.buildah("mount", self.buildah("from", _IMAGE)))
+
+    def remove(self) -> None:
+        """Remove all of it; buildah leaves the directory of its layers mounted."""
+        self.buildah("umount", "--all")
+        for place in (self.directory / "storage").iterdir():
+            if place.is_mount():
+                subprocess.run(["umount", str(place)], check=True)
+        shutil.rmtree(self.directory)
 
 
 @dataclass(frozen=True)

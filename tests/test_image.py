@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 
 import pytest
@@ -43,7 +42,7 @@ def container(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Container]:
         environment = dict(entry.split("=", 1) for entry in settings["Env"])
         yield Container(builder.mounted(), directory / "volumes", environment)
     finally:
-        shutil.rmtree(directory)  # gigabytes
+        builder.remove()  # gigabytes
 
 
 def said(container: Container, *command: str, **extra: str) -> str:
