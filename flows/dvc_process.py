@@ -19,6 +19,7 @@ from flows.dvc_lock import clear_up
 from flows.environment import child_environment
 from flows.processes import end_group, process_group
 from minillm.errors import UserError
+from tasks.tracking_store import without_secrets
 
 Outcome = Literal["ran", "skipped", "restored"]
 LineSink = Callable[[str], None]
@@ -131,8 +132,13 @@ def first_stages_up_to_date(root: Path, names: Sequence[str], on_line: LineSink)
     """
     for message in clear_up(root):
         on_line(message)
-    stale = json.loads(dvc(root, "status", "--json", *names).splitlines()[-1])
+    stale = stale_stages(root, *names)
     return list(itertools.takewhile(lambda name: name not in stale, names))
+
+
+def stale_stages(root: Path, *names: str) -> set[str]:
+    """Return the stages, of those named or of all, that `dvc status` does not call up to date."""
+    return set(json.loads(dvc(root, "status", "--json", *names).splitlines()[-1]))
 
 
 def dvc(root: Path, *arguments: str) -> str:
@@ -141,8 +147,9 @@ def dvc(root: Path, *arguments: str) -> str:
         dvc_command(*arguments), cwd=root, env=child_environment({}), capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
-        words = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        raise UserError(f"dvc {' '.join(arguments[:3])}: {words[-1].removeprefix('ERROR: ') if words else 'failed'}")
+        words = [line.strip() for line in (done.stderr + done.stdout).splitlines() if line.strip()] or ["it failed"]
+        told = [line.removeprefix("ERROR: ") for line in words if line.startswith("ERROR: ")] or words[-1:]
+        raise UserError(f"dvc {' '.join(arguments[:2])}: {without_secrets(told[-1])}")
     return done.stdout.strip()
 
 

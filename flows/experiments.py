@@ -10,12 +10,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from flows.dvc_process import dvc
-from flows.git import git
+from flows.git import common_dir, git
 from flows.graph import made_paths
 from minillm.errors import UserError
+from tasks.lineage import LOCK_PATH
 
 GIT_REMOTE = "origin"
 _NAME_DEPTH = 4
@@ -23,9 +24,24 @@ _LOCK_NAME = "minillm-experiments.lock"
 
 
 def require_free_name(root: Path, name: str) -> None:
-    """Raise UserError when an experiment has the name."""
+    """Raise UserError when an experiment, a branch or a tag has the name."""
     if name in names(root):
         raise UserError(f"experiment {name!r} is there already; choose another name, or `dvc exp remove {name}`")
+    try:
+        git(root, "rev-parse", "--verify", "--quiet", name)
+    except UserError:
+        return
+    raise UserError(f"experiment {name!r}: git knows a commit by this name; choose another one")
+
+
+@contextmanager
+def reserved(root: Path, name: str) -> Iterator[None]:
+    """Keep a name for one run while it works; raises UserError when another one has it."""
+    try:
+        with FileLock(common_dir(root) / f"minillm-name-{name}.lock", timeout=0):
+            yield
+    except Timeout:
+        raise UserError(f"experiment {name!r}: another run at work will end as that; choose another name") from None
 
 
 def names(root: Path) -> list[str]:
@@ -47,23 +63,32 @@ def content(root: Path, name: str, path: str) -> str:
 def save(workspace: Path, name: str, stages: Sequence[str]) -> None:
     """Keep the state of a workspace, of which these stages are done, under a name; an older one gives it up.
 
-    `dvc exp save` without stages would record those that have not run as done.
+    `dvc exp save` without stages would record those that have not run as done. It commits by force: inputs that were
+    edited since would be recorded as those of the outputs, so its record must be the one that was there.
     """
+    if not stages:
+        raise UserError(f"experiment {name!r}: no stage is done that it could keep")
     untracked = [argument for path in _small_outputs(workspace) for argument in ("--include-untracked", path)]
+    record = (workspace / LOCK_PATH).read_bytes()
     with _references(workspace):
         dvc(workspace, "exp", "save", "--force", "--name", name, *untracked, *stages)
+    if (workspace / LOCK_PATH).read_bytes() != record:
+        drop(workspace, name)
+        (workspace / LOCK_PATH).write_bytes(record)
+        raise UserError(f"experiment {name!r} was not saved: inputs of its stages were edited meanwhile; run again")
 
 
 def send(workspace: Path, name: str) -> None:
     """Send an experiment to git's remote and its files to DVC's."""
     with _references(workspace):
-        dvc(workspace, "exp", "push", GIT_REMOTE, name)
+        dvc(workspace, "exp", "push", "--force", GIT_REMOTE, name)
 
 
 def fetch(workspace: Path, name: str) -> None:
-    """Bring an experiment and its files from the remotes."""
+    """Bring an experiment and its files from the remotes, in place of one that is here."""
+    drop(workspace, name)
     with _references(workspace):
-        dvc(workspace, "exp", "pull", GIT_REMOTE, name)
+        dvc(workspace, "exp", "pull", "--force", GIT_REMOTE, name)
 
 
 def apply(workspace: Path, name: str) -> None:
@@ -76,13 +101,17 @@ def apply(workspace: Path, name: str) -> None:
 
 
 def drop(workspace: Path, name: str) -> None:
-    """Remove an experiment here and on the remote, where it may not be."""
+    """Remove all experiments of a name from this repository; they are git's references."""
     with _references(workspace):
-        for place in ([], ["--git-remote", GIT_REMOTE]):
-            try:
-                dvc(workspace, "exp", "remove", *place, name)
-            except UserError:
-                continue
+        for reference in [known for known in _all_references(workspace) if Path(known).name == name]:
+            git(workspace, "update-ref", "-d", reference)
+
+
+def drop_from_remote(workspace: Path, name: str) -> None:
+    """Remove all experiments of a name from git's remote."""
+    listed = git(workspace, "ls-remote", GIT_REMOTE, f"refs/exps/*/*/{name}").splitlines()
+    if listed:
+        git(workspace, "push", "--quiet", GIT_REMOTE, *(f":{line.split()[1]}" for line in listed))
 
 
 def _small_outputs(workspace: Path) -> list[str]:
@@ -108,6 +137,5 @@ def _reference(root: Path, name: str) -> str:
 
 @contextmanager
 def _references(workspace: Path) -> Iterator[None]:
-    common = (workspace / git(workspace, "rev-parse", "--git-common-dir")).resolve()
-    with FileLock(common / _LOCK_NAME):
+    with FileLock(common_dir(workspace) / _LOCK_NAME):
         yield

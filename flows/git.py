@@ -20,6 +20,11 @@ def git(root: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
+def common_dir(root: Path) -> Path:
+    """Return the directory of git that all worktrees of a repository share; `git clean` leaves it alone."""
+    return (root / git(root, "rev-parse", "--git-common-dir")).resolve()
+
+
 def head_commit(root: Path) -> str:
     """Return the commit that is checked out."""
     try:

@@ -7,14 +7,14 @@ from contextlib import chdir, contextmanager
 from pathlib import Path
 
 from flows import experiments
-from flows.dvc_process import dvc
+from flows.dvc_process import dvc, stale_stages
 from flows.git import git
+from flows.graph import stage_order
 from flows.overlay import PARAMS_NAME
 from flows.waiting import Say
 from flows.worktree import worktree
 from minillm.errors import UserError
-from minillm.params import parse_params, read_yaml, yaml_content
-from tasks.lineage import LOCK_PATH
+from minillm.params import parse_params, yaml_content
 
 
 def require_remotes(checkout: Path) -> None:
@@ -32,32 +32,52 @@ def result_name(inputs: str) -> str:
     return f"{inputs}-done"
 
 
-def send_inputs(workspace: Path, name: str, done: list[str]) -> None:
-    """Send what the stages that are done have made."""
+def send_inputs(workspace: Path, name: str, stage: str) -> None:
+    """Send what the stages have made that are up to date, as the inputs of another stage."""
+    for left in (name, result_name(name)):  # by a try that failed
+        experiments.drop(workspace, left)
+        experiments.drop_from_remote(workspace, left)
+    stale = stale_stages(workspace)
+    done = [other for other in stage_order(workspace) if other not in stale]
+    if not done:
+        raise UserError(f"stage {stage}: no stage before it is up to date; ask for those too")
     experiments.save(workspace, name, done)
     experiments.send(workspace, name)
 
 
 def fetch_result(workspace: Path, name: str) -> None:
-    """Bring the result of a stage into the workspace that sent its inputs, and remove both from the remote."""
+    """Bring the result of a stage into the workspace that sent its inputs; raises UserError for another's."""
     experiments.fetch(workspace, result_name(name))
+    if experiments.content(workspace, result_name(name), PARAMS_NAME) != experiments.content(
+        workspace, name, PARAMS_NAME
+    ):
+        raise UserError(f"{result_name(name)}: it was made with other params than {name} asks for")
     experiments.apply(workspace, result_name(name))
+
+
+def clear_away(workspace: Path, name: str) -> None:
+    """Remove what went to another machine and what came back, here and on the remote."""
     for ended in (name, result_name(name)):
         experiments.drop(workspace, ended)
+        experiments.drop_from_remote(workspace, ended)
 
 
 @contextmanager
-def received(checkout: Path, name: str, say: Say) -> Iterator[Path]:
+def received(checkout: Path, name: str, stage: str, say: Say) -> Iterator[Path]:
     """Yield a workspace with the inputs of a stage, which is the working directory in the block.
 
-    When the block ends well, what is done there then goes back.
+    When the block ends well, what the stage has made then goes back; nothing stays here.
     """
     require_remotes(checkout)
-    experiments.fetch(checkout, name)
-    base, content = experiments.base_commit(checkout, name), experiments.content(checkout, name, PARAMS_NAME)
-    params = parse_params(yaml_content(content, PARAMS_NAME), source=PARAMS_NAME)
-    with worktree(checkout, base, content, params, say) as path, chdir(path):
-        experiments.apply(path, name)
-        yield path
-        experiments.save(path, result_name(name), list(read_yaml(path / LOCK_PATH)["stages"]))
-        experiments.send(path, result_name(name))
+    try:
+        experiments.fetch(checkout, name)
+        base, content = experiments.base_commit(checkout, name), experiments.content(checkout, name, PARAMS_NAME)
+        params = parse_params(yaml_content(content, PARAMS_NAME), source=PARAMS_NAME)
+        with worktree(checkout, base, content, params, say) as path, chdir(path):
+            experiments.apply(path, name)
+            yield path
+            experiments.save(path, result_name(name), [stage])
+            experiments.send(path, result_name(name))
+    finally:
+        for ended in (name, result_name(name)):
+            experiments.drop(checkout, ended)

@@ -8,17 +8,28 @@ from typing import Any
 
 from flows.git import git
 from minillm.config import Params
-from tasks.preset import overlaid, preset_path, read_overlay
+from minillm.errors import UserError
+from minillm.params import yaml_content
+from tasks.preset import overlaid
 
 PARAMS_NAME = "params.yaml"
 
 
 def run_params(root: Path, commit: str, preset: str, settings: Mapping[str, Any]) -> tuple[str, Params]:
     """Return the text of a run's params.yaml, comments kept, and what it means; raises UserError for what is wrong."""
-    presets = [read_overlay(preset_path(preset))] if preset else []
-    committed = git(root, "show", f"{commit}:{PARAMS_NAME}") + "\n"
-    text, params, _ = overlaid(committed, [*presets, _nested(settings)], source="params of this run")
+    presets = [_committed(root, commit, f"configs/{preset}.yaml")[1]] if preset else []
+    text, _ = _committed(root, commit, PARAMS_NAME)
+    text, params, _ = overlaid(text, [*presets, _nested(settings)], source="params of this run")
     return text, params
+
+
+def _committed(root: Path, commit: str, path: str) -> tuple[str, Any]:
+    """Return a YAML file of a commit, as text and as content."""
+    text = git(root, "show", f"{commit}:{path}") + "\n"
+    content = yaml_content(text, path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: a mapping of sections is needed, got {type(content).__name__}")
+    return text, content
 
 
 def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -29,5 +40,7 @@ def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
         section = sections
         for parent in parents:
             section = section.setdefault(parent, {})
+            if not isinstance(section, dict):
+                raise UserError(f"params of this run: {name}: {parent} is given a value of its own, too")
         section[last] = value
     return sections

@@ -18,7 +18,7 @@ from flows.dvc_process import StageRun, first_stages_up_to_date, is_up_to_date
 from flows.environment import LASTING_PAGES_VARIABLE, mlflow_url
 from flows.finish import mlflow_run_page, record_outcomes, registry_line
 from flows.graph import select_stages
-from flows.hand_over import fetch_result, require_remotes, send_inputs
+from flows.hand_over import clear_away, fetch_result, require_remotes, send_inputs
 from flows.placement import Place, RunFacts, checkout_mark, placed
 from flows.publish import publish_experiment, publish_results, publish_stages
 from flows.request import Origin, PipelineRequest, StageRequest
@@ -64,7 +64,7 @@ def _stages(place: Place, request: PipelineRequest) -> dict[str, StageRun]:
     runs = dict.fromkeys(done, StageRun("skipped", 0.0))
     for name in names[len(done) :]:
         if request.gpu_pool and name in GPU_STAGES:
-            runs[name] = _elsewhere(name, place, request, origin, list(runs))
+            runs[name] = _elsewhere(name, place, request, origin)
         else:
             runs[name] = _here(name, place, origin)
     return runs
@@ -75,26 +75,36 @@ def _here(name: str, place: Place, origin: Origin) -> StageRun:
     return _result(run_stage.with_options(name=name, task_run_name=name)(name, environment, return_state=True))
 
 
-def _elsewhere(name: str, place: Place, request: PipelineRequest, origin: Origin, done: list[str]) -> StageRun:
+def _elsewhere(name: str, place: Place, request: PipelineRequest, origin: Origin) -> StageRun:
     """Have the stage run on the GPU pool, unless it is up to date; what came of it is checked here."""
     if is_up_to_date(place.path, name):
         return _here(name, place, origin)
-    by_remotes = request.hand_over == "remotes"
-    carrier = f"handover-{origin.flow_run_id[:8]}-{name}" if by_remotes else ""
-    if by_remotes:
-        send_inputs(place.path, carrier, done)
-    where = (
-        {"experiment": carrier} if by_remotes else {"checkout": checkout_mark(place.checkout), "workspace": place.key}
-    )
-    sent = StageRequest(stage=name, origin=origin, **where)
-    run = _result(send_stage.with_options(name=name, task_run_name=name)(request.gpu_pool, sent, return_state=True))
-    if by_remotes:
-        fetch_result(place.path, carrier)
+    sent = StageRequest(stage=name, origin=origin, checkout=checkout_mark(place.checkout), workspace=place.key)
+    if request.hand_over == "remotes":
+        run = _by_remotes(place, request.gpu_pool, sent)
+    else:
+        run = _result(_sent(request.gpu_pool, sent))
     if not is_up_to_date(place.path, name):
         raise UserError(
             f"stage {name}: pool {request.gpu_pool} ended it well, but `dvc status {name}` is not clean here"
         )
     return run
+
+
+def _by_remotes(place: Place, pool: str, sent: StageRequest) -> StageRun:
+    # The whole id: ids of one minute begin alike.
+    carrier = f"handover-{sent.origin.flow_run_id.replace('-', '')}-{sent.stage}"
+    try:
+        send_inputs(place.path, carrier, sent.stage)
+        run = _result(_sent(pool, sent.model_copy(update={"workspace": "", "experiment": carrier})))
+        fetch_result(place.path, carrier)
+    finally:
+        clear_away(place.path, carrier)
+    return run
+
+
+def _sent(pool: str, sent: StageRequest) -> State[Any]:
+    return send_stage.with_options(name=sent.stage, task_run_name=sent.stage)(pool, sent, return_state=True)
 
 
 def _result(state: State[Any]) -> StageRun:
@@ -143,4 +153,5 @@ def _origin(place: Place) -> Origin:
 def _run_facts() -> RunFacts:
     context = FlowRunContext.get()
     run = context.flow_run if context else None
-    return RunFacts(str(runtime.flow_run.name), bool(run and run.auto_scheduled), bool(run and run.run_count > 1))
+    facts = (str(runtime.flow_run.id), str(runtime.flow_run.name))
+    return RunFacts(*facts, bool(run and run.auto_scheduled), bool(run and run.run_count > 1))

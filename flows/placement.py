@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
+import os
+import re
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import chdir, contextmanager
+from contextlib import chdir, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from flows.dvc_lock import is_busy
-from flows.experiments import require_free_name
+from flows.dvc_lock import is_busy, wait_for_others
+from flows.experiments import require_free_name, reserved
 from flows.git import edited_files, head_commit
 from flows.overlay import PARAMS_NAME, run_params
 from flows.request import PipelineRequest
 from flows.waiting import Say
 from flows.worktree import worktree
 from minillm.config import Params
+from minillm.errors import UserError
 from minillm.params import load_params
-from tasks.storage import STATE_DIR
+from tasks.storage import STATE_DIR, read_json, write_json
 from tasks.tracking_store import STORE_VARIABLE, shared_uri
 
 _IN_USE_PATH = STATE_DIR / "in-use.lock"
+_PLACES_DIR = STATE_DIR / "places"  # of runs that have not ended well
+_MAX_NAME = 64
 _MARK_PATH = STATE_DIR / "checkout-id"
 
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What Prefect knows of a run: its name, whether a schedule started it, and whether it was tried before."""
+    """What Prefect knows of a run: id and name, whether a schedule started it, and whether it was tried before."""
 
+    id: str
     name: str
     is_scheduled: bool
     is_retry: bool
@@ -58,25 +64,47 @@ def placed(checkout: Path, request: PipelineRequest, run: RunFacts, say: Say) ->
 
     The checkout itself serves a run by hand that takes params.yaml as it is, while nobody else works there.
     """
-    lock = FileLock(checkout / _IN_USE_PATH)
-    is_apart = request.needs_isolation or run.is_scheduled or not _taken(lock, checkout)
+    lock, memory = FileLock(checkout / _IN_USE_PATH), checkout / _PLACES_DIR / (run.id or "none")
+    is_apart = _chosen_before(memory) if run.is_retry else None
+    if is_apart is None:
+        is_apart = request.needs_isolation or run.is_scheduled or not _taken(lock, checkout)
+    elif not is_apart:
+        _take_again(lock, checkout)
+    write_json(memory, is_apart)
     try:
         with _apart(checkout, request, run, say) if is_apart else _inside(checkout) as place:
             yield place
+            memory.unlink(missing_ok=True)
     finally:
         lock.release()
+
+
+def _chosen_before(memory: Path) -> bool | None:
+    """Return whether the first try of a run worked apart: a retry must not go on with other params."""
+    return bool(read_json(memory)) if memory.exists() else None
+
+
+def _take_again(lock: FileLock, checkout: Path) -> None:
+    """Take the checkout for a retry, when what the killed try has left there has ended."""
+    wait_for_others(checkout)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            f"{checkout}: another run works in the checkout, as this one did; retry when it has ended"
+        ) from None
 
 
 def checkout_mark(checkout: Path) -> str:
     """Return what tells a checkout from every other one, and from copies on other machines."""
     path = checkout / _MARK_PATH
-    path.parent.mkdir(exist_ok=True)
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(str(uuid.uuid4()))
-    except FileExistsError:
-        pass
-    return path.read_text(encoding="utf-8")
+    if not path.exists():
+        own = path.with_name(f"{path.name}.{uuid.uuid4()}")
+        write_json(own, str(uuid.uuid4()))
+        with suppress(FileExistsError):
+            os.link(own, path)  # whole, and the first one's
+        own.unlink()
+    return str(read_json(path))
 
 
 def _taken(lock: FileLock, checkout: Path) -> bool:
@@ -97,13 +125,18 @@ def _inside(checkout: Path) -> Iterator[Place]:
 
 @contextmanager
 def _apart(checkout: Path, request: PipelineRequest, run: RunFacts, say: Say) -> Iterator[Place]:
-    commit, name = head_commit(checkout), request.experiment or run.name
+    commit, name = head_commit(checkout), request.experiment or _experiment_name(run.name)
     if not run.is_retry:  # its first try may have saved it
         require_free_name(checkout, name)
     if edited := edited_files(checkout):
         say(f"this run is made from commit {commit[:12]}; not in it are your edits of {', '.join(edited)}")
     text, params = run_params(checkout, commit, request.preset, request.overrides.settings())
-    environment = {STORE_VARIABLE: shared_uri(params.tracking)}  # named here, where a relative path starts
-    with worktree(checkout, commit, text, params, say) as path, chdir(path):
+    environment = {STORE_VARIABLE: shared_uri(params.tracking, checkout)}
+    with reserved(checkout, name), worktree(checkout, commit, text, params, say) as path, chdir(path):
         say(f"workspace {path}; the run ends as the DVC experiment {name!r}")
         yield Place(checkout, path, params, commit, name, environment)
+
+
+def _experiment_name(run_name: str) -> str:
+    """Return a run's name, which may have any characters, as that of an experiment."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", run_name).strip("-")[:_MAX_NAME] or "run"

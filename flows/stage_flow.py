@@ -16,24 +16,27 @@ from prefect.states import Completed, Failed
 from flows.dvc_process import StageRun
 from flows.graph import select_stages
 from flows.hand_over import received
+from flows.overlay import PARAMS_NAME
 from flows.placement import checkout_mark
 from flows.request import StageRequest
 from flows.stage_task import STAGE_FLOW, done_message, run_stage, stage_environment
 from flows.waiting import Say, waited_for
 from flows.worktree import workspace_path
 from minillm.errors import UserError
+from minillm.params import load_params
+from tasks.tracking_store import STORE_VARIABLE, shared_uri
 
 
 @flow(name=STAGE_FLOW, retries=0, persist_result=False)  # type: ignore[untyped-decorator]
 def stage(request: StageRequest) -> Any:
     """Bring one stage up to date; ends in a state whose message says what was done."""
-    say = get_run_logger().info
+    say, checkout = get_run_logger().info, Path.cwd()
     try:
-        with device_slot(say), _workspace(Path.cwd(), request, say) as path:
+        store = shared_uri(load_params(checkout / PARAMS_NAME).tracking, checkout)
+        with device_slot(say), _workspace(checkout, request, say) as path:
             [name] = select_stages(path, [request.stage])
-            state = run_stage.with_options(name=name, task_run_name=name)(
-                name, stage_environment(request.origin), return_state=True
-            )
+            environment = {**stage_environment(request.origin), STORE_VARIABLE: store}
+            state = run_stage.with_options(name=name, task_run_name=name)(name, environment, return_state=True)
             if not state.is_completed():
                 raise UserError(state.message)
     except UserError as error:
@@ -55,10 +58,13 @@ def device_slot(say: Say) -> Iterator[None]:
 
 @contextmanager
 def _workspace(checkout: Path, request: StageRequest, say: Say) -> Iterator[Path]:
+    is_own = request.checkout == checkout_mark(checkout)
     if request.experiment:
-        with received(checkout, request.experiment, say) as path:
+        if is_own:
+            raise UserError(f"{checkout}: the checkout of the pipeline itself; ask for hand_over: shared disk")
+        with received(checkout, request.experiment, request.stage, say) as path:
             yield path
-    elif request.checkout == checkout_mark(checkout):
+    elif is_own:
         with chdir(workspace_path(checkout, request.workspace)):
             yield Path.cwd()
     else:

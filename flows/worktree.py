@@ -6,7 +6,9 @@ included, and a second run of the same content waits for the first one and then 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -15,9 +17,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from flows.dvc_lock import WORKTREES_DIR
+from flows.dvc_lock import WORKTREES_DIR, is_busy
 from flows.dvc_process import dvc
-from flows.git import git
+from flows.git import common_dir, git
 from flows.waiting import Say, waited_for
 from minillm.config import Params
 from minillm.errors import UserError
@@ -39,10 +41,12 @@ def worktree(root: Path, commit: str, params_text: str, params: Params, say: Say
     key = hashlib.sha256(f"{commit}\n{params_text}".encode()).hexdigest()[:_KEY_LENGTH]
     path = (root / WORKTREES_DIR / key).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with waited_for(Path(f"{path}.lock"), f"workspace {key}: another run makes the same; waiting for it", say):
+    words = f"workspace {key}: another run makes the same; waiting for it"
+    with waited_for(_lock_path(root, key), words, say):
         _remove_old(root)
         if not (path / _READY).exists():
             _make(root, path, commit)
+        (path / _READY).touch()
         _link_untracked(root, path, params)
         with replacing(path / "params.yaml") as temporary:
             temporary.write_text(params_text, encoding="utf-8")
@@ -61,7 +65,8 @@ def workspace_path(root: Path, key: str) -> Path:
 def _make(root: Path, path: Path, commit: str) -> None:
     """Make the worktree, after the remains of one whose making was cut."""
     _remove(root, path)
-    git(root, "worktree", "add", "--quiet", "--detach", str(path), commit)
+    no_hooks = ("-c", f"core.hooksPath={os.devnull}")  # DVC's own would check out before it knows the cache
+    git(root, *no_hooks, "worktree", "add", "--force", "--force", "--quiet", "--detach", str(path), commit)
     for shared in (path / SPOOLS_DIR, root / SPOOLS_DIR):
         shared.parent.mkdir(parents=True, exist_ok=True)
     (root / SPOOLS_DIR).mkdir(exist_ok=True)
@@ -74,26 +79,40 @@ def _make(root: Path, path: Path, commit: str) -> None:
 
 
 def _remove(root: Path, path: Path) -> None:
+    (path / _READY).unlink(missing_ok=True)  # first: a ruin must not be taken for a workspace
+    with contextlib.suppress(UserError):
+        git(root, "worktree", "remove", "--force", "--force", str(path))
     shutil.rmtree(path, ignore_errors=True)
-    git(root, "worktree", "prune")
 
 
 def _remove_old(root: Path) -> None:
     """Remove workspaces of runs that ended long ago and that nobody has retried."""
-    for path in (root / WORKTREES_DIR).iterdir():
-        if path.is_dir() and time.time() - path.stat().st_mtime > _KEPT_S:
-            try:
-                with FileLock(f"{path}.lock", timeout=0):
-                    _remove(root, path)
-            except Timeout:
-                continue
+    for ready in (root / WORKTREES_DIR).glob(f"*/{_READY}"):
+        path = ready.parents[1]
+        if time.time() - ready.stat().st_mtime > _KEPT_S and not is_busy(path):
+            with contextlib.suppress(Timeout), FileLock(_lock_path(root, path.name), timeout=0):
+                _remove(root, path)
+
+
+def _lock_path(root: Path, key: str) -> Path:
+    path = common_dir(root) / "minillm" / f"{key}.lock"
+    path.parent.mkdir(exist_ok=True)
+    return path
 
 
 def _link_untracked(root: Path, path: Path, params: Params) -> None:
     """Show the worktree what the params name and git does not keep: raw data, and models in directories."""
     models = [model.location for model in (params.teacher_model, params.student_model) if model.source == "path"]
-    data = [file.relative_to(root).as_posix() for file in (root / params.data.root).rglob("*") if file.is_file()]
-    for name in (name for name in (*models, *data) if not Path(name).is_absolute() and (root / name).exists()):
-        if not (path / name).exists():
-            (path / name).parent.mkdir(parents=True, exist_ok=True)
-            (path / name).symlink_to((root / name).resolve())
+    for name in (params.data.root, *models):
+        if root.resolve() in (root / name).resolve().parents:  # else it is read where it is, or refused by the stage
+            _link_missing(root / name, path / name)
+
+
+def _link_missing(source: Path, target: Path) -> None:
+    """Link what the target does not have; what both have as directories is gone through."""
+    if not target.exists() and source.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(source.resolve())
+    elif target.is_dir() and not target.is_symlink() and source.is_dir():
+        for entry in source.iterdir():
+            _link_missing(entry, target / entry.name)

@@ -21,11 +21,9 @@ _PARAMS_PATH = Path("params.yaml")
 
 def apply_preset(name: str) -> str:
     """Write the overlay `configs/NAME.yaml` (or a path ending in .yaml) into params.yaml and say what changed."""
-    overlay_path = preset_path(name)
+    overlay_path = _overlay_path(name)
     read_yaml(_PARAMS_PATH)  # a params file that cannot be read ends here, in one line
-    text, _, changes = overlaid(
-        _PARAMS_PATH.read_text(encoding="utf-8"), [read_overlay(overlay_path)], str(overlay_path)
-    )
+    text, _, changes = overlaid(_PARAMS_PATH.read_text(encoding="utf-8"), [_overlay(overlay_path)], str(overlay_path))
     with replacing(_PARAMS_PATH) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return "\n".join([f"params.yaml: {len(changes)} knobs changed by {overlay_path}", *changes])
@@ -49,11 +47,11 @@ def overlaid(text: str, overlays: Iterable[Mapping[str, Any]], source: str) -> t
 def merged_params(overlay_path: Path) -> Any:
     """Return the content of params.yaml with an overlay merged in."""
     content = read_yaml(_PARAMS_PATH)
-    _merge(content, read_overlay(overlay_path), ())
+    _merge(content, _overlay(overlay_path), ())
     return content
 
 
-def preset_path(name: str) -> Path:
+def _overlay_path(name: str) -> Path:
     """Return the path of a preset, or of the overlay that a name ending in .yaml is; no other name leaves configs/."""
     known = {path.stem: path for path in sorted(PRESETS_DIR.glob("*.yaml"))}
     path = Path(name) if name.endswith(".yaml") else known.get(name)
@@ -62,8 +60,7 @@ def preset_path(name: str) -> Path:
     return path
 
 
-def read_overlay(path: Path) -> dict[str, Any]:
-    """Return the sections of an overlay file."""
+def _overlay(path: Path) -> dict[str, Any]:
     content = read_yaml(path)
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise UserError(f"{path}: a mapping of sections is needed, got {type(content).__name__}")

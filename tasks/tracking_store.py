@@ -37,11 +37,11 @@ def experiment_tags() -> dict[str, str]:
     return {EXPERIMENT_TAG: name} if name else {}
 
 
-def shared_uri(config: TrackingConfig) -> str:
-    """Return the store as a process that works in another directory names it."""
+def shared_uri(config: TrackingConfig, directory: Path) -> str:
+    """Return the store of a directory as a process that works in another one names it."""
     uri = tracking_uri(config)
     path = uri.removeprefix(_SQLITE)
-    return _SQLITE + Path(path).resolve().as_posix() if uri.startswith(_SQLITE) else uri
+    return _SQLITE + (directory / path).resolve().as_posix() if uri.startswith(_SQLITE) else uri
 
 
 def artifacts_dir(uri: str) -> Path:

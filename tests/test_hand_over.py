@@ -11,17 +11,17 @@ import pytest
 
 from flows import experiments
 from flows.dvc_lock import WORKTREES_DIR
-from flows.dvc_process import dvc, is_up_to_date, reproduce
-from flows.hand_over import fetch_result, require_remotes, send_inputs
+from flows.dvc_process import dvc, is_up_to_date, reproduce, stale_stages
+from flows.hand_over import clear_away, fetch_result, require_remotes, send_inputs
 from flows.placement import RunFacts, checkout_mark, placed
 from flows.request import PipelineRequest, StageRequest
 from minillm.errors import UserError
-from tests.scratch_repository import commit_all, make_scratch_repository, run_in
+from tests.scratch_repository import commit_all, make_scratch_repository, run_in, set_param
 from tests.two_clones import Clones, make_clones
 
 pytestmark = pytest.mark.pipeline
 
-_RUN = RunFacts("calm-fox", is_scheduled=False, is_retry=False)
+_RUN = RunFacts("0-1", "calm-fox", is_scheduled=False, is_retry=False)
 
 
 @pytest.fixture
@@ -46,10 +46,11 @@ def test_a_stage_goes_to_another_clone_and_comes_back(prefect_api: None, clones:
     )
     with chdir(clones.cpu), placed(clones.cpu, request, _RUN, _quiet) as place:
         assert reproduce(place.path, "prepare", _quiet, {})["prepare"].outcome == "ran"
-        send_inputs(place.path, "carrier", ["prepare"])
+        send_inputs(place.path, "carrier", "distill")
         state = _run_stage(clones.gpu, stage="distill", experiment="carrier")
         assert state.is_completed() and state.message.startswith("ran in ")
         fetch_result(place.path, "carrier")
+        clear_away(place.path, "carrier")
         assert is_up_to_date(place.path, "distill")
         outcomes = {name: reproduce(place.path, name, _quiet, {})[name].outcome for name in ("distill", "report")}
         assert outcomes == {"distill": "skipped", "report": "ran"}
@@ -66,7 +67,7 @@ def test_a_stage_goes_to_another_clone_and_comes_back(prefect_api: None, clones:
 def test_a_stage_that_failed_there_goes_on_in_the_workspace_that_it_left(prefect_api: None, clones: Clones) -> None:
     with chdir(clones.cpu):
         reproduce(clones.cpu, "prepare", _quiet, {})
-        send_inputs(clones.cpu, "carrier", ["prepare"])
+        send_inputs(clones.cpu, "carrier", "report")
     (clones.gpu / ".git/info/exclude").write_text("/fail\n")
     failed = _run_stage(clones.gpu, stage="report", experiment="carrier")
     assert failed.is_failed()
@@ -113,3 +114,35 @@ def test_a_default_dvc_remote_is_asked_for(clones: Clones) -> None:
     dvc(clones.cpu, "remote", "remove", "common")
     with pytest.raises(UserError, match="hand_over: DVC has no default remote"):
         require_remotes(clones.cpu)
+
+
+def test_only_the_stage_that_ran_there_is_recorded_as_done(prefect_api: None, clones: Clones) -> None:
+    """The commit has a dvc.lock, so that a forced commit of all stages would have something to falsify."""
+    (clones.cpu / "knobs-matter").touch()
+    run_in(clones.cpu, sys.executable, "-m", "dvc", "repro", "--quiet")
+    commit_all(clones.cpu)
+    request = PipelineRequest.model_validate({"overrides": {"num_phases": 7}, "hand_over": "remotes"})
+    with chdir(clones.cpu), placed(clones.cpu, request, _RUN, _quiet) as place:
+        send_inputs(place.path, "carrier", "distill")
+        state = _run_stage(clones.gpu, stage="distill", experiment="carrier")
+        assert state.is_completed() and state.message.startswith("ran in ")
+        fetch_result(place.path, "carrier")
+        assert stale_stages(place.path) == {"report"}
+        clear_away(place.path, "carrier")
+    assert "carrier" not in run_in(clones.gpu, "git", "for-each-ref").stdout
+
+
+def test_a_result_of_other_params_is_refused(clones: Clones) -> None:
+    run_in(clones.cpu, sys.executable, "-m", "dvc", "repro", "--quiet")
+    send_inputs(clones.cpu, "carrier", "distill")
+    set_param(clones.cpu, "distill.num_phases", 9)
+    run_in(clones.cpu, sys.executable, "-m", "dvc", "repro", "--quiet")
+    experiments.save(clones.cpu, "carrier-done", ["distill"])
+    experiments.send(clones.cpu, "carrier-done")
+    with pytest.raises(UserError, match="carrier-done: it was made with other params than carrier asks for"):
+        fetch_result(clones.cpu, "carrier")
+
+
+def test_a_worker_of_the_same_checkout_does_not_wait_for_its_own_pipeline(prefect_api: None, clones: Clones) -> None:
+    state = _run_stage(clones.cpu, stage="distill", experiment="carrier", checkout=checkout_mark(clones.cpu))
+    assert state.is_failed() and "ask for hand_over: shared disk" in state.message

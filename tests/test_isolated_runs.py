@@ -24,7 +24,7 @@ from tests.scratch_repository import commit_all, make_scratch_repository, run_in
 
 pytestmark = pytest.mark.pipeline
 
-_BY_HAND = RunFacts("calm-fox", is_scheduled=False, is_retry=False)
+_BY_HAND = RunFacts("0-1", "calm-fox", is_scheduled=False, is_retry=False)
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_a_run_by_hand_as_params_yaml_has_it_works_in_the_checkout(root: Path) -
 
 
 def test_a_scheduled_run_and_one_beside_another_work_apart(root: Path) -> None:
-    with placed(root, _request(), RunFacts("nightly-owl", is_scheduled=True, is_retry=False), print) as place:
+    with placed(root, _request(), RunFacts("0-2", "nightly-owl", is_scheduled=True, is_retry=False), print) as place:
         assert place.path.parent == root / WORKTREES_DIR
         assert place.experiment == "nightly-owl"
     with placed(root, _request(), _BY_HAND, print), placed(root, _request(), _BY_HAND, print) as second:
@@ -188,3 +188,100 @@ def test_two_savers_at_once_both_succeed(root: Path) -> None:
         savers.append(subprocess.Popen([sys.executable, "-c", code, name], cwd=path, env=environment))
     assert [saver.wait(120) for saver in savers] == [0, 0, 0]
     assert sorted(experiments.names(root)) == ["one", "three", "two"]
+
+
+def test_inputs_edited_before_the_end_are_not_recorded_as_those_of_the_outputs(root: Path) -> None:
+    run_in(root, sys.executable, "-m", "dvc", "repro", "--quiet")
+    record = (root / "dvc.lock").read_bytes()
+    set_param(root, "seed", 5)
+    with pytest.raises(UserError, match="inputs of its stages were edited meanwhile"):
+        experiments.save(root, "false", ["prepare", "distill", "report"])
+    assert experiments.names(root) == []
+    assert (root / "dvc.lock").read_bytes() == record
+    with pytest.raises(UserError, match="no stage is done"):
+        experiments.save(root, "nothing", [])
+
+
+def test_two_runs_at_once_cannot_end_as_one_experiment(root: Path) -> None:
+    first = _request(experiment="one", overrides={"num_phases": 7})
+    second = _request(experiment="one", overrides={"num_phases": 8})
+    with (
+        placed(root, first, _BY_HAND, print),
+        pytest.raises(UserError, match="experiment 'one': another run at work will end as that"),
+        placed(root, second, RunFacts("0-3", "late-owl", is_scheduled=False, is_retry=False), print),
+    ):
+        pass
+
+
+def test_a_retry_stays_in_the_place_of_its_first_try(root: Path) -> None:
+    retry = RunFacts("0-1", "calm-fox", is_scheduled=False, is_retry=True)
+    with pytest.raises(KeyError), placed(root, _request(), _BY_HAND, print):
+        raise KeyError
+    with placed(root, _request(), RunFacts("0-4", "other-owl", is_scheduled=False, is_retry=False), print):
+        refused = pytest.raises(UserError, match="another run works in the checkout, as this one did")
+        with refused, placed(root, _request(), retry, print):
+            pass
+    with placed(root, _request(), retry, print) as place:
+        assert place.path == root
+
+
+@pytest.mark.parametrize("left", ["locked by a killed git", "half removed"])
+def test_the_ruin_of_a_workspace_is_made_anew(root: Path, left: str) -> None:
+    with pytest.raises(KeyError), placed(root, _request(experiment="cut"), _BY_HAND, print) as place:
+        raise KeyError
+    (place.path / "state/ready").unlink()
+    if left == "half removed":
+        (place.path / ".git").unlink()
+    else:
+        shutil.rmtree(place.path)
+        (root / ".git/worktrees" / place.path.name / "locked").write_text("initializing")
+    with placed(root, _request(experiment="cut"), _BY_HAND, print) as place:
+        assert (place.path / "dvc.yaml").exists()
+
+
+def test_worktrees_of_the_user_are_left_alone(root: Path) -> None:
+    run_in(root, "git", "worktree", "add", "--quiet", "--detach", str(root.parent / "mine"))
+    (root.parent / "mine").rename(root.parent / "not-mounted")
+    with placed(root, _request(experiment="one"), _BY_HAND, print):
+        pass
+    (root.parent / "not-mounted").rename(root.parent / "mine")
+    assert run_in(root.parent / "mine", "git", "status", "--short").stdout == ""
+
+
+def test_a_preset_is_that_of_the_commit(root: Path) -> None:
+    (root / "configs").mkdir()
+    (root / "configs/grpo.yaml").write_text("distill: {num_phases: 8}\n")
+    commit_all(root)
+    (root / "configs/grpo.yaml").write_text("distill: {num_phases: 33}\n")
+    with placed(root, _request(preset="grpo"), _BY_HAND, print) as place:
+        assert place.params.distill.num_phases == 8
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"experiment": "HEAD"}, "experiment 'HEAD': git knows a commit by this name"),
+        ({"overrides": {"other": {"seed": 1, "seed.x": 2}}}, "params of this run: seed.x: seed is given a value"),
+    ],
+)
+def test_names_that_mean_something_else_are_refused(root: Path, fields: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message), placed(root, _request(**fields), _BY_HAND, print):
+        pass
+
+
+def test_a_run_may_have_any_name(root: Path) -> None:
+    run = RunFacts("0-5", "My run/1: v1.2", is_scheduled=True, is_retry=False)
+    with placed(root, _request(), run, print) as place:
+        assert place.experiment == "My-run-1-v1-2"
+
+
+def test_data_of_a_linked_directory_is_there_and_nothing_is_made_outside(root: Path) -> None:
+    (root.parent / "store").mkdir()
+    (root.parent / "store/mine.jsonl").write_text("{}")
+    (root / "data/raw").mkdir(parents=True)
+    (root / "data/raw/link").symlink_to(root.parent / "store")
+    with placed(root, _request(experiment="one"), _BY_HAND, print) as place:
+        assert (place.path / "data/raw/link/mine.jsonl").read_text() == "{}"
+    outside = {"overrides": {"other": {"data.root": "../../../store"}}, "experiment": "two"}
+    with placed(root, _request(**outside), _BY_HAND, print):
+        assert not (root / "state/store").exists()
