@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +11,10 @@ from typing import Any
 import psutil
 import pytest
 
-from flows import experiments
 from flows.dvc_lock import WORKTREES_DIR
 from flows.dvc_process import dvc, is_up_to_date
-from flows.processes import wait_until
+from flows.environment import child_environment
+from flows.processes import process_group, wait_until
 from tests.scratch_repository import run_in
 from tests.team_repository import Team, team_up
 from tests.two_clones import Clones, make_clones
@@ -22,6 +23,7 @@ pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
 
 _RUN_S = 240.0
 _CANCELLED_S = 15.0
+_LINES_S = 30.0
 
 
 @pytest.fixture(scope="module")
@@ -81,15 +83,31 @@ def test_a_cancelled_pipeline_stops_its_stage_in_time_and_frees_the_slot(team: T
     assert _end(team, _start(team, overrides={"num_phases": 6}, gpu_pool="gpu", experiment="next")).is_completed()
 
 
+@pytest.fixture
+def far_worker(team: Team, clones: Clones) -> Iterator[None]:
+    """The commands of docs/team.md for a machine with a clone of its own, in the other clone."""
+    environment = child_environment(
+        {"PREFECT_API_URL": f"{team.prefect}/api", "PREFECT_HOME": str(clones.gpu / "home")}
+    )
+    prefect = [sys.executable, "-m", "prefect", "--no-prompt"]
+    pool = [*prefect, "work-pool", "create", "far", "--type", "process"]
+    deployment = [*prefect, "deploy", "flows/stage_flow.py:stage", "--name", "far", "--pool", "far"]
+    for command in (pool, [*deployment, "--concurrency-limit", "1"]):
+        subprocess.run(command, cwd=clones.gpu, env=environment, check=True, capture_output=True)
+    worker = [*prefect, "worker", "start", "--pool", "far"]
+    with process_group(worker, clones.gpu, environment, subprocess.DEVNULL, subprocess.DEVNULL):
+        yield
+
+
 def test_a_stage_runs_in_another_clone_and_nothing_is_computed_here(
-    team: Team, clones: Clones, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    team: Team, clones: Clones, far_worker: None, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("PREFECT_API_URL", f"{team.prefect}/api")
-    run_in(clones.gpu, sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--name", "gpu")
-    request = {"overrides": {"num_phases": 7}, "gpu_pool": "gpu", "hand_over": "remotes", "experiment": "seven"}
+    request = {"overrides": {"num_phases": 7}, "gpu_pool": "far", "hand_over": "remotes", "experiment": "seven"}
     run_id = _start(team, **request)
     state = _end(team, run_id)
     assert state.is_completed(), state.message
+    # The last lines arrive when the run has ended.
+    assert wait_until(lambda: "Running stage 'report':" in _lines(team, run_id), _LINES_S)
     ran_here = [name for name in ("prepare", "distill", "report") if f"Running stage '{name}':" in _lines(team, run_id)]
     assert ran_here == ["prepare", "report"]
     dvc(clones.cpu, "exp", "apply", "seven")
@@ -98,8 +116,8 @@ def test_a_stage_runs_in_another_clone_and_nothing_is_computed_here(
     run_in(alone, "sed", "-i", "s/num_phases: 12 /num_phases: 7 /", "params.yaml")
     run_in(alone, sys.executable, "-m", "dvc", "repro", "--quiet")
     assert (clones.cpu / "dvc.lock").read_text() == (alone / "dvc.lock").read_text()
-    assert "handover" not in run_in(clones.git_remote, "git", "for-each-ref").stdout
-    assert [name for name in experiments.names(clones.cpu) if "handover" in name] == []
+    for repository in (clones.cpu, clones.gpu, clones.git_remote):
+        assert "handover" not in run_in(repository, "git", "for-each-ref").stdout
 
 
 def test_a_pool_without_a_deployment_is_named(team: Team) -> None:
