@@ -15,6 +15,7 @@ from tasks.orphans import end_with_dvc
 from tasks.runner import STAGES, run_stage
 
 _SIGNAL_EXIT_BASE = 128
+_signals: list[int] = []  # that told this process to end
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,10 +26,13 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     _quieten_libraries()
+    _signals.clear()
     signal.signal(signal.SIGTERM, _end)
     try:
         _dispatch(parser, options)
     except (Exception, KeyboardInterrupt) as error:
+        if _signals:  # a library that is being loaded may make another error of our SystemExit
+            return _SIGNAL_EXIT_BASE + _signals[0]
         end = ending(error)
         if end is None:
             raise
@@ -39,6 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _end(number: int, frame: object) -> NoReturn:
     """Leave through every `finally`, so that temporary files go and the run is closed as killed."""
+    _signals.append(number)
     sys.exit(_SIGNAL_EXIT_BASE + number)
 
 

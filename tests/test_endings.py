@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import tasks.__main__ as entry
 from minillm.errors import DamagedError, NonFiniteError, UserError
 from tasks.endings import DAMAGED, DISK_FULL, NON_FINITE, OUT_OF_MEMORY, SYSTEM_ERROR, USER_ERROR, ending
 from tests.imports import ROOT
@@ -82,3 +84,22 @@ runpy.run_module("tasks", run_name="__main__", alter_sys=True)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False)
     assert done.returncode == 0
+
+
+def test_sigterm_keeps_its_exit_code_when_a_library_turns_it_into_an_error_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Native modules do so while they are loaded: "ImportError: initialization failed"."""
+
+    def load(*arguments: object) -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except SystemExit as error:
+            raise ImportError("initialization failed") from error
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(entry, "run_stage", load)
+    try:
+        assert entry.main(["report"]) == 143
+    finally:
+        signal.signal(signal.SIGTERM, before)
