@@ -73,7 +73,7 @@ def test_a_run_apart_leaves_the_read_only_part_and_the_images_dvc_lock_alone(pre
 
 @pytest.mark.pipeline
 def test_a_worktree_has_a_dvc_lock_of_its_own_and_the_images_data(image: Path) -> None:
-    run = RunFacts("calm-fox", is_scheduled=True, is_retry=False)
+    run = RunFacts("0-1", "calm-fox", is_scheduled=True, is_retry=False)
     with placed(image, PipelineRequest(), run, print) as place:
         dvc(place.path, "repro", "--quiet")
         assert place.path != image and (place.path / "dvc.lock").is_file() and not Path("dvc.lock").is_symlink()
