@@ -17,7 +17,7 @@ from flows import experiments
 from flows.dvc_process import StageRun, first_stages_up_to_date, is_up_to_date
 from flows.environment import LASTING_PAGES_VARIABLE, mlflow_url
 from flows.finish import mlflow_run_page, record_outcomes, registry_line
-from flows.graph import select_stages
+from flows.graph import select_stages, stage_order
 from flows.hand_over import clear_away, fetch_result, require_remotes, send_inputs
 from flows.placement import Place, RunFacts, checkout_mark, placed
 from flows.publish import publish_experiment, publish_results, publish_stages
@@ -126,7 +126,7 @@ def _finish(place: Place, runs: dict[str, StageRun]) -> None:
     if place.experiment:
         experiments.save(place.path, place.experiment, list(runs))
         publish_experiment(place.experiment, page)
-    elif not is_up_to_date(place.path):
+    elif not _was_clean(place, runs) and not is_up_to_date(place.path):
         get_run_logger().warning("`dvc status` is not clean: an input was edited, or not every stage was asked for")
 
 
@@ -138,6 +138,11 @@ def register(params: Params, environment: dict[str, str]) -> None:
             get_run_logger().info(line)
     except UserError as error:
         get_run_logger().warning("the student was not registered: %s", error)
+
+
+def _was_clean(place: Place, runs: dict[str, StageRun]) -> bool:
+    """Return whether DVC was asked for every stage, and none was stale."""
+    return set(runs) == set(stage_order(place.path)) and all(run.outcome == "skipped" for run in runs.values())
 
 
 def _origin(place: Place) -> Origin:

@@ -23,6 +23,8 @@ from tests.imports import ROOT
 from tests.prefect_place import run_pipeline
 from tests.scratch_repository import commit_all, make_scratch_repository, set_param
 
+pytestmark = pytest.mark.slow
+
 REQUEST = PipelineRequest.model_validate({"overrides": {"num_phases": 7}, "experiment": "seven"})
 
 
