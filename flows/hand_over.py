@@ -34,9 +34,7 @@ def result_name(inputs: str) -> str:
 
 def send_inputs(workspace: Path, name: str, stage: str) -> None:
     """Send what the stages have made that are up to date, as the inputs of another stage."""
-    for left in (name, result_name(name)):  # by a try that failed
-        experiments.drop(workspace, left)
-        experiments.drop_from_remote(workspace, left)
+    clear_away(workspace, name)  # what a try that was killed has left
     stale = stale_stages(workspace)
     done = [other for other in stage_order(workspace) if other not in stale]
     if not done:

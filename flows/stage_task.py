@@ -26,7 +26,7 @@ _DONE = re.compile(r"(?P<outcome>ran|skipped|restored) in (?P<wall_s>[0-9.]+) s"
 
 
 def done_message(run: StageRun) -> str:
-    """Return what the flow of a stage ends with; `sent_stage` reads it."""
+    """Return what the flow of a stage ends with; `send_stage` reads it."""
     return f"{run.outcome} in {run.wall_s:.1f} s"
 
 

@@ -18,7 +18,6 @@ from tests.imports import ROOT
 _TOOLS = ("buildah", "debootstrap", "unshare")
 _BASE, _IMAGE = "localhost/base:bookworm", "localhost/minillm-pipeline"
 _RELEASE, _PACKAGES = "bookworm", "python3,python3-venv,ca-certificates"  # its Python is that of the project
-_MIRROR = "http://deb.debian.org/debian"
 _LOW_PRIORITY = ("nice", "-n", "19")
 # What an engine does: a root that is read-only, volumes that take contents and owners, memory at /tmp; and the user.
 _START = """
@@ -65,7 +64,7 @@ class Builder:
     def make_base(self) -> None:
         """Make the image that stands for python:3.11-slim-bookworm."""
         files = self.directory / "base"
-        options = ["--variant=minbase", f"--include={_PACKAGES}", _RELEASE, str(files), _mirror()]
+        options = ["--variant=minbase", f"--include={_PACKAGES}", _RELEASE, str(files), *_mirror()]
         subprocess.run([*_LOW_PRIORITY, "debootstrap", *options], check=True, stdout=subprocess.DEVNULL)
         container = self.buildah("from", "scratch")
         archive = f"{files}.tar"
@@ -126,11 +125,11 @@ def _worker_places() -> list[str]:
     return [*(f"pipeline/{place}" for place in VOLUMES), "pipeline/.servers", "home/minillm/.cache"]
 
 
-def _mirror() -> str:
-    """Return the archive of Debian that this machine's apt asks."""
+def _mirror() -> list[str]:
+    """Return the archive of Debian that this machine's apt asks; none leaves it to debootstrap."""
     command = ["apt-get", "indextargets", "--format", "$(REPO_URI) $(ORIGIN) $(CODENAME)"]
     listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
-    return next((line.split()[0] for line in listed if line.endswith(f" Debian {_RELEASE}")), _MIRROR)
+    return [line.split()[0] for line in listed if line.endswith(f" Debian {_RELEASE}")][:1]
 
 
 def _pip_places() -> set[str]:
