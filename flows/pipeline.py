@@ -116,15 +116,17 @@ def _result(state: State[Any]) -> StageRun:
 def _finish(place: Place, runs: dict[str, StageRun]) -> None:
     """Tell MLflow and the run's page how it ended; keep a workspace apart as an experiment."""
     environment = {**stage_environment(_origin(place)), **place.environment}
+    if place.experiment:
+        experiments.save(place.path, place.experiment, list(runs))  # first: it refuses inputs that were edited
     record_outcomes(place.params, runs, environment)
+    if place.params.tracking.enabled:
+        register(place.params, environment)  # also when a killed try has made the student
     page = mlflow_url(place.params.tracking)
-    if place.params.tracking.enabled and any(run.outcome == "ran" for run in runs.values()):
-        register(place.params, environment)
+    if any(run.outcome == "ran" for run in runs.values()):
         page = mlflow_run_page(place.params, environment, str(runtime.flow_run.id))
     publish_stages(runs)
     publish_results(place.path, page)
     if place.experiment:
-        experiments.save(place.path, place.experiment, list(runs))
         publish_experiment(place.experiment, page)
     elif not _was_clean(place, runs) and not is_up_to_date(place.path):
         get_run_logger().warning("`dvc status` is not clean: an input was edited, or not every stage was asked for")

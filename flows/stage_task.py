@@ -71,7 +71,9 @@ def send_stage(pool: str, request: StageRequest) -> Any:
     try:
         state = run_elsewhere(deployment, {"request": request.model_dump(mode="json")}, name)
     except ObjectNotFound:
-        return Failed(message=f"gpu_pool: there is no deployment {deployment!r}; `prefect deploy --all` makes it")
+        return Failed(
+            message=f"gpu_pool: there is no deployment {deployment!r}; docs/team.md, GPU workers, says how to make it"
+        )
     match = _DONE.fullmatch(state.message or "")
     if not state.is_completed() or match is None:
         return Failed(message=f"stage {request.stage} on pool {pool}: {state.name}: {state.message}")
