@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -12,7 +11,6 @@ import sys
 import textwrap
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,10 +19,10 @@ from flows.finish import record_outcomes
 from flows.processes import wait_until
 from flows.servers import free_port, mlflow_server, running
 from minillm.config import Params
-from tasks.delivery import deliver_all
 from tasks.event_spool import SPOOLS_DIR
 from tasks.mlflow_store import Store
 from tasks.tracking import open_tracker, sync_records
+from tests.failing_client import deliver_through_failures
 from tests.mlflow_place import client, history, runs, with_tracking
 
 NOWHERE = "http://127.0.0.1:9"
@@ -159,44 +157,12 @@ def test_fault_21_a_server_killed_on_the_way_and_started_again_has_everything_on
     assert runs("stage")[0].info.status == "FINISHED"
 
 
-class Failing:
-    """An MLflow client whose every call fails the first time that it is made, before or after it has done its work."""
-
-    def __init__(self, is_done_first: bool) -> None:
-        self._real, self._is_done_first, self.made = client(), is_done_first, set[str]()
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self._real, name)
-
-        def call(*arguments: Any, **named: Any) -> Any:
-            texts = [re.sub(r"tmp\w+", "tmp", text) for text in arguments if isinstance(text, str)]
-            key = f"{name} {texts} {sorted(named)}"
-            is_new = key not in self.made
-            self.made.add(key)
-            if is_new and not self._is_done_first:
-                raise ConnectionError("refused")
-            result = method(*arguments, **named)
-            if is_new:
-                raise ConnectionError("no answer came")
-            return result
-
-        return call
-
-
 @pytest.mark.parametrize("is_done_first", [False, True], ids=["call lost", "answer lost"])
 def test_fault_21_a_delivery_whose_every_call_fails_once_is_made_good_without_a_second_point(
     params: Params, is_done_first: bool
 ) -> None:
     recorded_stage(with_tracking(params, uri=NOWHERE))
-    store, num_failed = Store(params.tracking), 0
-    store._client = failing = Failing(is_done_first)
-    for _ in range(100):
-        try:
-            deliver_all(store)
-            break
-        except ConnectionError:
-            num_failed += 1
-    assert num_failed == len(failing.made) > 20
+    assert deliver_through_failures(Store(params.tracking), is_done_first) > 20
     assert_whole_and_once()
 
 

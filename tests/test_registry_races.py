@@ -11,14 +11,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from minillm.config import Params
-from tasks.delivery import deliver_all
 from tasks.mlflow_store import Store
 from tasks.registry import register_student
 from tasks.registry_store import Registry
+from tests.failing_client import deliver_through_failures
 from tests.fake_registry import FakeClient, interleave
 from tests.mlflow_place import client, runs, with_tracking
 from tests.registry_place import NAME, ROUGE, aliases, make_student, versions
-from tests.test_delivery import Failing
 
 IDS = {"experiment": "0", "parent": "run"}
 NUM_TURNS = 40
@@ -81,15 +80,7 @@ def test_a_registration_whose_every_call_fails_once_is_made_good(params: Params,
     register_student(params)
     make_student("b", 51.0)
     register_student(with_tracking(params, uri="http://127.0.0.1:9"))
-    store, num_failed = Store(params.tracking), 0
-    store._client = failing = Failing(is_done_first)
-    for _ in range(200):
-        try:
-            deliver_all(store)
-            break
-        except ConnectionError:
-            num_failed += 1
-    assert num_failed == len(failing.made) > 20
+    assert deliver_through_failures(Store(params.tracking), is_done_first) > 20
     assert len(versions()) == 2 and aliases() == {"candidate": 2, "champion": 2}
     assert versions()[1].tags["decision"].startswith("is @champion: ")
     (run,) = runs("pipeline")
