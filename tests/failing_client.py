@@ -37,7 +37,7 @@ class Failing:
 
 
 def deliver_through_failures(store: Store, is_done_first: bool) -> int:
-    """Deliver all records again and again until no call fails, and return how many calls there were: each failed once."""
+    """Deliver all records again and again until no call fails; return how many calls failed, each of them once."""
     store._client = failing = Failing(is_done_first)
     for num_failed in range(_MAX_TRIES):
         try:
