@@ -21,6 +21,7 @@ WATCHFUL = [
         "divergences",
         "methods",
         "update",
+        "advantages",
         "distiller",
         "sft",
         "logprobs",

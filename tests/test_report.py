@@ -16,7 +16,6 @@ import pytest
 from minillm.config import ReportConfig
 from minillm.errors import UserError
 from tasks.report import run
-from tasks.reporting.charts import Series, line_chart
 from tasks.reporting.inputs import Score
 from tasks.reporting.page import verdict
 from tasks.result_table import result_table
@@ -233,31 +232,6 @@ def score(rouge: float, std: float, kl: float) -> Score:
 def test_the_verdict_says_what_happened(warmup: Score, student: Score, sentence: str) -> None:
     text = verdict({"teacher": warmup, "warmup": warmup, "student": student})
     assert text == f"Compared with the warm-up, distillation {sentence}"
-
-
-def test_a_chart_places_its_points_on_its_axes() -> None:
-    svg = line_chart([Series("a/b", "student", [(0.0, 1.0), (5.0, 3.0), (10.0, 2.0)])], best_step=5.0)
-    # x: 50 + 276 * step / 10; y: 154 - 142 * (value - 1) / 2
-    assert 'd="M50 154L188 12L326 83"' in svg
-    assert '<line class="best" x1="188" x2="188"' in svg
-    assert re.findall(r'class="value"[^>]*>([^<]*)<', svg) == ["1.0", "1.5", "2.0", "2.5", "3.0"]
-
-
-@pytest.mark.parametrize(
-    "points", [[(0.0, 1.0)], [(0.0, 0.0), (1.0, 0.0)], [(3.0, -1e-9), (4.0, 1e-9)], [(0.0, 1e12), (1e6, -1e12)]]
-)
-def test_a_chart_of_any_numbers_stays_in_its_frame(points: list[tuple[float, float]]) -> None:
-    svg = line_chart([Series("a/b", "student", points)], best_step=None)
-    numbers = [float(number) for number in re.findall(r"[ML ]([-\d.]+)", re.findall(r' d="([^"]*)"', svg)[0])]
-    assert all(0 <= number <= 340 for number in numbers)
-    assert "nan" not in svg
-
-
-def test_a_long_curve_is_thinned_but_keeps_its_spike() -> None:
-    points = [(float(step), 100.0 if step == 7777 else 0.0) for step in range(20000)]
-    svg = line_chart([Series("a/b", "student", points)], best_step=None)
-    path = re.findall(r' d="([^"]*)"', svg)[0]
-    assert path.count("L") < 400 and " 12L" in path
 
 
 def test_the_result_table_is_plain_text() -> None:
