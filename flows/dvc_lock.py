@@ -7,17 +7,15 @@ from pathlib import Path
 
 import psutil
 
+from flows.dvc_record import put_aside_broken_record
 from flows.processes import STAGE_GRACE_S, wait_until
 from minillm.errors import UserError
-from minillm.params import read_yaml
-from tasks.integrity import move_aside
-from tasks.lineage import LOCK_PATH, runs_program
+from tasks.lineage import runs_program
 from tasks.storage import STATE_DIR
 
 WORKTREES_DIR = STATE_DIR / "worktrees"  # each is a workspace of its own; see flows/worktree.py
 _RWLOCK = Path(".dvc/tmp/rwlock")
 _CLOCK_SLACK_S = 1.0
-_CONFLICT = b"<<<<<<<"  # of git, for the user to resolve
 _LEFTOVER_S = STAGE_GRACE_S + 5  # what a killed run leaves behind has ended by then
 
 
@@ -28,27 +26,6 @@ def clear_up(root: Path) -> list[str]:
     """
     wait_for_others(root)
     return [message for message in (remove_dead_lock(root), put_aside_broken_record(root)) if message]
-
-
-def put_aside_broken_record(root: Path) -> str | None:
-    """Move a dvc.lock that a kill cut while DVC wrote it; return what was done.
-
-    DVC writes it in place, and then refuses to read it. Without one it knows finished stages from its run cache.
-    """
-    path = root / LOCK_PATH
-    text = path.read_bytes() if path.exists() else None
-    if text is None or _CONFLICT in text or _is_record(path):
-        return None
-    target = move_aside(path, root)
-    return f"moved {LOCK_PATH} to {target.relative_to(root)}: a killed run cut it; DVC restores finished stages"
-
-
-def _is_record(path: Path) -> bool:
-    try:
-        content = read_yaml(path)
-    except UserError:
-        return False
-    return isinstance(content, dict) and "schema" in content
 
 
 def wait_for_others(root: Path) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.dvc_lock import put_aside_broken_record, remove_dead_lock, wait_for_others
-from flows.dvc_process import is_up_to_date, reproduce
+from flows.dvc_lock import remove_dead_lock, wait_for_others
+from flows.dvc_process import reproduce
 from flows.processes import wait_until
 from minillm.errors import UserError
 from tests.scratch_repository import make_scratch_repository
@@ -73,25 +73,6 @@ def test_fault_07_an_empty_lock_of_a_killed_run_is_removed_and_said(tmp_path: Pa
     reproduce(root, "prepare", lines.append, {})
     assert lines[0].startswith("removed .dvc/tmp/rwlock: a killed run left it behind")
     assert reproduce(root, "prepare", lines.append, {})["prepare"].outcome == "skipped"
-
-
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9])
-def test_fault_07_a_record_that_a_kill_cut_costs_no_stage(tmp_path: Path, share: float) -> None:
-    root, lines = make_scratch_repository(tmp_path), list[str]()
-    reproduce(root, None, lines.append, {})
-    whole = (root / "dvc.lock").read_bytes()
-    (root / "dvc.lock").write_bytes(whole[: int(share * len(whole))])
-    runs = reproduce(root, None, lines.append, {})
-    assert "ran" not in {run.outcome for run in runs.values()} and is_up_to_date(root)
-    assert (root / "dvc.lock").read_bytes() == whole
-    if share == 0:
-        assert any("moved dvc.lock to state/damaged/" in line for line in lines)
-
-
-def test_a_record_with_a_conflict_is_the_users_to_resolve(tmp_path: Path) -> None:
-    text = "<<<<<<< HEAD\nschema: '2.0'\n=======\n>>>>>>> other\n"
-    (tmp_path / "dvc.lock").write_text(text)
-    assert put_aside_broken_record(tmp_path) is None and (tmp_path / "dvc.lock").read_text() == text
 
 
 def _write_lock(root: Path, pid: int, age_s: float) -> Path:
