@@ -36,3 +36,8 @@ def head_commit(root: Path) -> str:
 def edited_files(root: Path) -> list[str]:
     """Return the tracked files that differ from the last commit."""
     return git(root, "diff", "--name-only", "HEAD").splitlines()
+
+
+def new_files(root: Path) -> list[str]:
+    """Return the files that git neither knows nor ignores."""
+    return git(root, "ls-files", "--others", "--exclude-standard").splitlines()

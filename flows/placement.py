@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from flows.dvc_lock import is_busy, wait_for_others
 from flows.experiments import require_free_name, reserved
-from flows.git import edited_files, head_commit
+from flows.git import edited_files, head_commit, new_files
 from flows.overlay import PARAMS_NAME, run_params
 from flows.request import PipelineRequest
 from flows.waiting import Say
@@ -27,6 +27,7 @@ from tasks.tracking_store import STORE_VARIABLE, shared_uri
 
 _IN_USE_PATH = STATE_DIR / "in-use.lock"
 _PLACES_DIR = STATE_DIR / "places"  # of runs that have not ended well
+_NUM_NAMED = 10  # edited files in one line
 _MAX_NAME = 64
 _MARK_PATH = STATE_DIR / "checkout-id"
 
@@ -128,13 +129,22 @@ def _apart(checkout: Path, request: PipelineRequest, run: RunFacts, say: Say) ->
     commit, name = head_commit(checkout), request.experiment or _experiment_name(run.name)
     if not run.is_retry:  # its first try may have saved it
         require_free_name(checkout, name)
-    if edited := edited_files(checkout):
-        say(f"this run is made from commit {commit[:12]}; not in it are your edits of {', '.join(edited)}")
     text, params = run_params(checkout, commit, request.preset, request.overrides.settings())
     environment = {STORE_VARIABLE: shared_uri(params.tracking, checkout)}
     with reserved(checkout, name), worktree(checkout, commit, text, params, say) as path, chdir(path):
+        _say_what_is_left_out(checkout, path, commit, say)
         say(f"workspace {path}; the run ends as the DVC experiment {name!r}")
         yield Place(checkout, path, params, commit, name, environment)
+
+
+def _say_what_is_left_out(checkout: Path, path: Path, commit: str, say: Say) -> None:
+    """Name the edits and the new files of the checkout that a workspace does not have; raw data and models it has."""
+    absent = edited_files(checkout) + [name for name in new_files(checkout) if not (path / name).exists()]
+    if absent:
+        names = ", ".join(absent[:_NUM_NAMED]) + (
+            f" and {len(absent) - _NUM_NAMED} more" if absent[_NUM_NAMED:] else ""
+        )
+        say(f"this run is made from commit {commit[:12]}; not in it are your edits of {names}")
 
 
 def _experiment_name(run_name: str) -> str:

@@ -6,7 +6,7 @@ import io
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from ruamel.yaml import YAML
 
@@ -71,13 +71,27 @@ def _merge(target: Any, overlay: Any, path: tuple[str, ...]) -> list[str]:
     changes = []
     for key, value in overlay.items():
         name = ".".join((*path, key))
-        # A section with variants (its `name` says which) is replaced whole: they have different knobs.
-        if isinstance(value, dict) and isinstance(target.get(key), dict) and target[key] and "name" not in value:
+        if isinstance(value, dict) and isinstance(target.get(key), dict) and _is_section((*path, key), value):
             changes += _merge(target[key], value, (*path, key))
         elif key not in target or target[key] != value:
             changes.append(f"  {name}: {target.get(key)!r} -> {value!r}")
             target[key] = value
     return changes
+
+
+def _is_section(path: tuple[str, ...], value: dict[str, Any]) -> bool:
+    """Return whether a mapping is knobs by name, which are merged one by one.
+
+    Replaced whole are sections with variants (their `name` says which: they have different knobs) and a knob whose
+    value is a mapping.
+    """
+    section: Any = Params
+    for key in path:
+        field = section.model_fields.get(key) if hasattr(section, "model_fields") else None
+        if field is not None and get_origin(field.annotation) is dict:
+            return False
+        section = field.annotation if field is not None else None
+    return "name" not in value
 
 
 def _plain(value: Any) -> Any:

@@ -62,10 +62,15 @@ def _finals(metrics: Document) -> dict[str, float]:
 
 
 def _evaluations(metrics: Document, evaluate: Mapping[str, Any], teacher_md5: str) -> dict[str, str]:
-    """Return what each metric of the student depends on beside it: rows and settings, for the distance the teacher."""
+    """Return what each metric of the student depends on beside it: rows and settings, for the distance the teacher.
+
+    Nothing when rows that it was judged on are not here: it is not known then with whom it can be compared.
+    """
     settings = evaluate["params"]["params.yaml"]["evaluate"]
     kept = {name: value for name, value in settings.items() if name not in _NOT_COMPARED}
     rows = {name: file_md5(EVALUATION_SETS_DIR / f"{name}.parquet") for name in metrics.names("student")}
+    if None in rows.values():
+        return {}
     same = [kept, rows]
     return {
         f"{_JUDGED}rougeL": _short(same),

@@ -263,6 +263,15 @@ def test_a_preset_replaces_a_section_with_variants_whole(tmp_path: Path, monkeyp
     assert divergence.model_dump() == {"name": "skewed_forward_kl", "skew": 0.1}
 
 
+def test_a_preset_replaces_a_knob_that_is_a_mapping_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = scratch_project(tmp_path, monkeypatch)
+    (root / "configs/mine.yaml").write_text("data: {evaluation_files: {mine: mine.jsonl, more: more.jsonl}}\n")
+    (root / "configs/other.yaml").write_text("data: {evaluation_files: {other: other.jsonl}}\n")
+    apply_preset("mine")
+    apply_preset("other")
+    assert load_params(root / "params.yaml").data.evaluation_files == {"other": "other.jsonl"}
+
+
 def test_a_preset_with_an_unknown_knob_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = scratch_project(tmp_path, monkeypatch)
     (root / "configs/bad.yaml").write_text("distill: {phases: 3}\n")

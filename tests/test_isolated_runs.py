@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import flows.pipeline
 from flows import experiments
 from flows.dvc_lock import WORKTREES_DIR
 from flows.dvc_process import dvc, is_up_to_date
@@ -121,10 +122,13 @@ def test_a_scheduled_run_and_one_beside_another_work_apart(root: Path) -> None:
 
 def test_edits_that_are_not_committed_are_said_to_be_left_out(root: Path) -> None:
     set_param(root, "seed", 5)
+    for name in ("data/raw/own.jsonl", "flows/new.py"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("")
     said: list[str] = []
     with placed(root, _request(experiment="mine"), _BY_HAND, said.append) as place:
         assert place.params.seed == 17
-    assert "not in it are your edits of params.yaml" in said[0]
+    assert said[0].endswith("not in it are your edits of params.yaml, flows/new.py")  # raw data are linked
 
 
 def test_two_runs_of_the_same_content_do_not_work_at_once(root: Path) -> None:
@@ -200,6 +204,26 @@ def test_inputs_edited_before_the_end_are_not_recorded_as_those_of_the_outputs(r
     assert (root / "dvc.lock").read_bytes() == record
     with pytest.raises(UserError, match="no stage is done"):
         experiments.save(root, "nothing", [])
+
+
+def test_a_student_of_inputs_that_were_edited_is_not_registered(
+    prefect_api: None, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registered: list[Path] = []
+    monkeypatch.setattr(flows.pipeline, "registry_line", lambda *_: registered.append(Path.cwd()) or "")
+    request = _request(overrides={"other": {"tracking.enabled": True}}, experiment="one")
+    assert run_pipeline(request).is_completed() and len(registered) == 1
+    stages = flows.pipeline._stages
+
+    def edited(*arguments: Any) -> Any:
+        runs = stages(*arguments)
+        set_param(Path.cwd(), "seed", 5)
+        return runs
+
+    monkeypatch.setattr(flows.pipeline, "_stages", edited)
+    state = run_pipeline(request.model_copy(update={"experiment": "two"}))
+    assert state.is_failed() and "inputs of its stages were edited meanwhile" in state.message
+    assert len(registered) == 1
 
 
 def test_two_runs_at_once_cannot_end_as_one_experiment(root: Path) -> None:

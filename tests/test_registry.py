@@ -108,6 +108,17 @@ def test_another_evaluation_promotes_nothing_by_itself(params: Params, change: d
     assert aliases()["champion"] == 2 and "promoted_by_hand" in versions()[1].tags
 
 
+def test_a_student_whose_rows_are_not_here_is_compared_with_none(params: Params) -> None:
+    make_student("a", rouge=40.0)
+    register_student(params)
+    for weights, rouge in (("b", 50.0), ("c", 60.0)):
+        make_student(weights, rouge=rouge)
+        Path("data/prepared/evaluation/test.parquet").unlink()
+        decision = register_student(params)
+        assert decision is not None and not decision.was_promoted
+    assert aliases() == {"candidate": 3, "champion": 1}
+
+
 def test_the_size_of_batches_does_not_matter(params: Params) -> None:
     make_student("a", 50.0)
     register_student(params)
