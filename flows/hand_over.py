@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager
 from pathlib import Path
@@ -18,13 +19,26 @@ from minillm.params import parse_params, yaml_content
 
 
 def require_remotes(checkout: Path) -> None:
-    """Raise UserError unless git has its remote and DVC a default one."""
+    """Raise UserError unless git has its remote and DVC a default one with a full address."""
     if experiments.GIT_REMOTE not in git(checkout, "remote").splitlines():
         raise UserError(f"hand_over: git has no remote {experiments.GIT_REMOTE!r}; `git remote add` makes it")
     try:
-        dvc(checkout, "remote", "default")
+        name = dvc(checkout, "remote", "default").split()[0]
     except UserError:
         raise UserError("hand_over: DVC has no default remote; `dvc remote add --default NAME URL` makes one") from None
+    url = _written_url(checkout, name)
+    if "://" not in url and not Path(url).is_absolute():
+        raise UserError(
+            f"hand_over: DVC's remote {name!r} is the relative path {url}, which `dvc exp push` takes as one from /; "
+            f"`dvc remote modify {name} url` sets a full path"
+        )
+
+
+def _written_url(checkout: Path, remote: str) -> str:
+    """Return a remote's address as the repository's settings have it; DVC itself shows relative paths resolved."""
+    settings = configparser.ConfigParser(interpolation=None)
+    settings.read([checkout / ".dvc/config", checkout / ".dvc/config.local"], encoding="utf-8")  # the second one wins
+    return settings.get(f"'remote \"{remote}\"'", "url", fallback="/")
 
 
 def result_name(inputs: str) -> str:

@@ -116,6 +116,16 @@ def test_a_default_dvc_remote_is_asked_for(clones: Clones) -> None:
         require_remotes(clones.cpu)
 
 
+@pytest.mark.parametrize("place", ["--project", "--local"])
+def test_a_remote_by_a_relative_path_is_refused(clones: Clones, place: str) -> None:
+    """`dvc exp push` reads the settings out of a commit, and would take the path as one from the root of the disk."""
+    dvc(clones.cpu, "remote", "modify", place, "common", "url", "../store")
+    with pytest.raises(UserError, match=r"DVC's remote 'common' is the relative path \.\./.*store, .*sets a full path"):
+        require_remotes(clones.cpu)
+    dvc(clones.cpu, "remote", "modify", "--local", "common", "url", "ssh://user@host/store")
+    require_remotes(clones.cpu)
+
+
 def test_only_the_stage_that_ran_there_is_recorded_as_done(prefect_api: None, clones: Clones) -> None:
     """The commit has a dvc.lock, so that a forced commit of all stages would have something to falsify."""
     (clones.cpu / "knobs-matter").touch()
