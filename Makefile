@@ -1,7 +1,8 @@
 # make run | up | down | test | test-slow | test-ui | check | ui | seeds | compare | bench | chaos | chaos-short | fuzz | audit | image-check | secrets | clean. Choose another interpreter or place with PYTHON=... and VENV=...
 PYTHON ?= python3.11
 VENV ?= .venv
-PYTEST_ARGS ?= -m "not slow and not gpu and not ui"
+# A file's tests share what they set up, and stay together; the longest of them must not start last.
+PYTEST_ARGS ?= -m "not slow and not gpu and not ui" -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 COMPARE_ARGS ?=
 
 BIN := $(VENV)/bin
