@@ -20,14 +20,20 @@ from pathlib import Path
 from statistics import median
 
 import psutil
+import pytest
+from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 
 from flows.environment import PREFECT_CLIENT, child_environment
 from flows.graph import stage_order
+from flows.processes import wait_until
 from flows.servers import free_port, prefect_server, running
+from tests.team_repository import Team, team_up
 from tests.tiny_pipeline import commit, new_repository, set_knob
 
 _NUM_ROUNDS = 3
 _IDLE_S = 20.0
+_TIMEOUT_S = 120.0
+_WRITERS = {"worker": "prefect.flow_runs.worker", "run": "prefect.flow_runs"}  # loggers, in the order of their lines
 _COST_FILE = "state/costs"
 _WRAPPER = f"""
 import resource, subprocess, sys
@@ -83,7 +89,8 @@ def main() -> None:
         with running(root, [server]) as [process]:
             place = _Place(root, {**PREFECT_CLIENT, **environment}, psutil.Process(process.pid))
             rounds = [_round(place, seed) for seed in range(_NUM_ROUNDS)]
-    print(json.dumps({"medians": _medians(rounds), "rounds": rounds}, indent=1))
+        waits_s = _waits_of_deployed_runs(root)
+    print(json.dumps({"medians": _medians(rounds), "rounds": rounds, "deployed_first_line_s": waits_s}, indent=1))
 
 
 def _weigh_stages(root: Path) -> None:
@@ -115,6 +122,28 @@ def _round(place: _Place, seed: int) -> dict[str, float]:
         "idle_dvc_repro_wall_s": repro_wall_s,
     }
     return {name: round(value, 3) for name, value in found.items()}
+
+
+def _waits_of_deployed_runs(root: Path) -> dict[str, list[float]]:
+    """Return the seconds from the page's button Submit to a run's first lines, with the team of `make up`."""
+    with pytest.MonkeyPatch.context() as patch, team_up(root, patch) as team:
+        waits_s = [_waits_of_a_run(team) for _ in range(_NUM_ROUNDS)]
+    return {writer: [one[writer] for one in waits_s] for writer in _WRITERS}
+
+
+def _waits_of_a_run(team: Team) -> dict[str, float]:
+    start_s = time.monotonic()
+    run = team.start_run("pipeline/on-demand")
+    lines = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run]))
+    with team.client() as client:
+
+        def wait_s(writer: str) -> float:
+            assert wait_until(lambda: any(line.name == writer for line in client.read_logs(lines)), _TIMEOUT_S)
+            return round(time.monotonic() - start_s, 1)
+
+        waits_s = {name: wait_s(writer) for name, writer in _WRITERS.items()}
+        assert wait_until(lambda: client.read_flow_run(run).state.is_final(), _TIMEOUT_S)
+    return waits_s
 
 
 def _medians(rounds: Sequence[Mapping[str, float]]) -> dict[str, float]:
