@@ -11,46 +11,17 @@ import torch
 from torch import Tensor
 
 from minillm.dataset import Answer, Example
-from minillm.distill_config import DistillConfig
 from minillm.distiller import distill
 from minillm.divergences import forward_kl, named_divergence, reverse_kl
 from minillm.generation import all_responses, generate_responses
 from minillm.methods import make_method
 from minillm.methods.interface import Run, phase_indices
-from minillm.methods.replay import OnPolicyShare, ReplayBuffer, Sample, drawn_sources
+from minillm.methods.replay import drawn_sources
 from minillm.types import Texts
 from minillm.update import Updater, token_weights
 from tests import tiny
-from tests.tiny_run import DEFAULTS, changed, decoding, examples, plain_logits, tiny_run, whole_block
-
-ROWS = examples(10, seed=3)
-TEMPERATURE = 0.7
-
-
-def settings(method: str, **sections: Any) -> DistillConfig:
-    base = {
-        "method": method,
-        "num_phases": 3,
-        "inner_epochs": 2,
-        "rollout": {"rollouts_per_phase": 8, "batch_size": 4, "max_response_tokens": 6, "temperature": TEMPERATURE},
-        "optimizer": {"minibatch_size": 4, "micro_batch_tokens": 30, "language_model_batch_size": 1},
-        "grpo": {"group_size": 4},
-    }
-    return changed(changed(DEFAULTS, base), sections)
-
-
-def run_of(config: DistillConfig, **options: Any) -> Run:
-    return tiny_run(config, tiny.tiny_llama(1), tiny.tiny_llama(2, num_layers=3), ROWS, **options)
-
-
-def pairs_of(texts: Texts) -> list[tuple[list[int], list[int]]]:
-    """Return (prompt, response) of every row."""
-    return [
-        (ids[mask].tolist(), response[kept].tolist())
-        for ids, mask, response, kept in zip(
-            texts.prompt_ids, texts.prompt_mask, texts.response_ids, texts.response_mask, strict=True
-        )
-    ]
+from tests.method_runs import ROWS, TEMPERATURE, pairs_of, run_of, settings
+from tests.tiny_run import decoding, plain_logits, tiny_run, whole_block
 
 
 def plain_loss(run: Run, texts: Texts, loss_of: Any) -> Tensor:
@@ -151,41 +122,6 @@ def test_gkd_mixes_data_and_fresh_student_samples_row_by_row() -> None:
     expected = [(ROWS[order[place]].prompt_ids, ROWS[order[place]].response_ids) for place in sources.data]
     assert pairs_of(texts) == expected + list(zip(prompts, own, strict=True))
     assert metrics["rollout/fresh_rows"] == len(sources.fresh)
-
-
-def test_sources_are_drawn_with_their_probabilities() -> None:
-    """20,000 draws; the tolerance is five standard deviations."""
-    sources = drawn_sources(20_000, 0.3, 0.25, seed=1, phase=1)
-    for places, share in ((sources.data, 0.7), (sources.fresh, 0.075), (sources.replayed, 0.225)):
-        assert abs(len(places) / 20_000 - share) < 5 * (share * (1 - share) / 20_000) ** 0.5
-    assert sorted(sources.data + sources.fresh + sources.replayed) == list(range(20_000))
-
-
-def test_replayed_rows_are_earlier_samples_and_replace_all_fresh_ones_at_the_end() -> None:
-    run = run_of(settings("gkd", gkd={"on_policy_share": 1.0, "replay_capacity": 64}))
-    method = make_method(run)
-    first, counts = method.collect(1)
-    assert counts["rollout/fresh_rows"] == 8
-    second, counts = method.collect(2)
-    assert 0 < counts["rollout/fresh_rows"] < 8
-    last, counts = method.collect(3)
-    assert counts["rollout/fresh_rows"] == 0 and counts["rollout/replayed_rows"] == 8
-    assert all(pair in pairs_of(first) + pairs_of(second) for pair in pairs_of(last))
-
-
-def test_the_buffer_keeps_the_latest_samples_up_to_its_capacity() -> None:
-    buffer = ReplayBuffer(3)
-    buffer.add([Sample(index, [index]) for index in range(5)])
-    assert {sample.index for sample in buffer.draw(200, seed=1, phase=1)} == {2, 3, 4}
-
-
-def test_the_share_rises_only_when_the_validation_loss_does_and_never_above_one() -> None:
-    share = OnPolicyShare(0.5, 0.3)
-    values = []
-    for loss in (2.0, 1.5, 1.6, 1.6, 1.4, 1.7, 1.8):
-        share.observe({"validation/loss": loss})
-        values.append(share.value)
-    assert values == pytest.approx([0.5, 0.5, 0.8, 0.8, 0.8, 1.0, 1.0])
 
 
 def test_grpo_answers_each_prompt_with_a_group_and_scores_whole_responses() -> None:
