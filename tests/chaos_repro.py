@@ -70,16 +70,34 @@ def _killed(root: Path, is_dvc: bool, moment_s: float) -> bool:
             run.wait(timeout=moment_s)
         except subprocess.TimeoutExpired:
             victims = _dvc_of(run.pid) if is_dvc else [run.pid]
-            for pid in victims:
-                os.kill(pid, signal.SIGKILL)
+            hit = [_is_hit(pid) for pid in victims]
             run.wait(timeout=_END_S)
-            return bool(victims)
+            return any(hit)
     return False
 
 
 def _dvc_of(pid: int) -> list[int]:
-    children = psutil.Process(pid).children(recursive=True)
-    return [child.pid for child in children if child.is_running() and "dvc" in child.cmdline()]
+    try:
+        children = psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+    return [child.pid for child in children if _is_dvc(child)]
+
+
+def _is_dvc(process: psutil.Process) -> bool:
+    try:
+        return "dvc" in process.cmdline()
+    except psutil.Error:  # it has just ended
+        return False
+
+
+def _is_hit(pid: int) -> bool:
+    """Kill a process, and return whether it was still there."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _is_clean(root: Path) -> bool:
