@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
@@ -10,7 +11,10 @@ import httpx
 from prefect import State
 from prefect.client.orchestration import get_client
 from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.states import Cancelling
+
+from minillm.errors import UserError
 
 _POLL_S = 2.0
 _SERVER_AWAY_S = 600.0  # a server that is restarted is back by then
@@ -20,13 +24,13 @@ def run_elsewhere(deployment: str, parameters: dict[str, Any], name: str) -> Sta
     """Return the final state of a run of a deployment; a block that is left otherwise cancels it.
 
     Prefect itself cancels it as well, but only when this run's process has gone. Raises ObjectNotFound when there is no
-    such deployment.
+    such deployment, and UserError when somebody deletes the run.
     """
     run = run_deployment(deployment, parameters=parameters, as_subflow=True, timeout=0, flow_run_name=name)
     try:
         return _final_state(run.id)
     except BaseException:
-        with get_client(sync_client=True) as client:
+        with suppress(httpx.HTTPError, PrefectException), get_client(sync_client=True) as client:
             client.set_flow_run_state(run.id, Cancelling())
         raise
 
@@ -38,6 +42,8 @@ def _final_state(run_id: UUID) -> State[Any]:
             try:
                 state = client.read_flow_run(run_id).state
                 answered_s = time.monotonic()
+            except ObjectNotFound:
+                raise UserError(f"its run {run_id} was deleted in Prefect") from None
             except httpx.HTTPError:
                 state = None
                 if time.monotonic() - answered_s > _SERVER_AWAY_S:

@@ -74,6 +74,8 @@ def send_stage(pool: str, request: StageRequest) -> Any:
         return Failed(
             message=f"gpu_pool: there is no deployment {deployment!r}; docs/team.md, GPU workers, says how to make it"
         )
+    except UserError as error:
+        return Failed(message=f"stage {request.stage} on pool {pool}: {error}")
     match = _DONE.fullmatch(state.message or "")
     if not state.is_completed() or match is None:
         return Failed(message=f"stage {request.stage} on pool {pool}: {state.name}: {state.message}")
