@@ -191,10 +191,12 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _sections_fit(self) -> Params:
-        objective = self.distill.objective
-        language_model_loss = self.distill.uses_policy_gradient and objective.language_model_weight > 0
-        if language_model_loss and self.data.corpus_source == "none":
+        if self.distill.uses_corpus and self.data.corpus_source == "none":
             raise ValueError("data.corpus_source is 'none'; distill.objective.language_model_weight > 0 needs a corpus")
         if self.distill.method == "seqkd" and self.distill.seqkd.source == "file" and not self.data.answers_file:
             raise ValueError("data.answers_file is empty; distill.seqkd.source 'file' needs a file of responses")
+        prepared = [*self.data.evaluation_files] or ["test"]
+        unknown = [name for name in self.evaluate.sets if name not in prepared]
+        if unknown:
+            raise ValueError(f"evaluate.sets: no set {unknown[0]!r}; by data.evaluation_files: {', '.join(prepared)}")
         return self

@@ -254,6 +254,11 @@ class DistillConfig(Section):
         return self.method in ("minillm", "grpo")
 
     @property
+    def uses_corpus(self) -> bool:
+        """Whether updates have a language-model loss."""
+        return self.uses_policy_gradient and self.objective.language_model_weight > 0
+
+    @property
     def group_size(self) -> int:
         """Return the responses per prompt."""
         return {"minillm": self.minillm.group_size, "grpo": self.grpo.group_size}.get(self.method, 1)

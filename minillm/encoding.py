@@ -44,9 +44,17 @@ class Encoder:
 
 
 def check_template(tokenizer: Any, template: Template) -> None:
-    """Raise UserError when prompts need a chat template that the tokenizer lacks."""
-    if template != "alpaca" and not getattr(tokenizer, "chat_template", None):
+    """Raise UserError when prompts need a chat template that the tokenizer lacks, or one of another kind."""
+    if template == "alpaca":
+        return
+    if not getattr(tokenizer, "chat_template", None):
         raise UserError(f"data.template: {template!r} needs a chat template; the teacher's has none: use 'alpaca'")
+    try:
+        prompt_text(tokenizer, template, "instruction", "input")
+    except Exception as error:  # of the template's own words, or of its language
+        other = "'alpaca'" if template == "chat" else "'chat' or 'alpaca'"
+        words = f"the teacher's chat template says: {error}; use {other}"
+        raise UserError(f"data.template: {template!r}: {words}") from None
 
 
 def encoded_rows(rows: Spool, encoder: Encoder) -> Iterator[pa.RecordBatch]:

@@ -6,7 +6,7 @@ class DamagedError(RuntimeError):
 
 
 class NonFiniteError(RuntimeError):
-    """A loss or a gradient that is not a finite number; the weights are still those of the last good step."""
+    """A loss, a gradient or a prediction that is not a finite number; nothing was updated by it."""
 
 
 class UserError(ValueError):

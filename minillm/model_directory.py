@@ -44,6 +44,12 @@ def check_model_directory(directory: Path) -> None:
         _check_shard(directory / name, tensors)
 
 
+def check_num_layers(kept: int, there: int) -> None:
+    """Raise UserError when a student is to keep more layers than the teacher has."""
+    if kept > there:
+        raise UserError(f"params.yaml: student_model.num_layers = {kept}; the teacher has {there} layers")
+
+
 def _refuse_code(directory: Path) -> None:
     """Raise UserError for files that could run when a library loads them, and for orders to do so."""
     for path in sorted(directory.glob("*config.json")):

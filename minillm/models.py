@@ -32,10 +32,10 @@ def load_model(source: Source, location: str, revision: str, dtype: torch.dtype,
     return model
 
 
-def check_weights(directory: Path) -> None:
-    """Raise UserError unless a model directory has every tensor that its configuration asks for; reads no values."""
+def checked_config(directory: Path) -> Any:
+    """Return a model's configuration; UserError unless its directory has every tensor of it. Reads no values."""
     hide_library_output()
-    _complete_model("path", str(directory), "", {"device_map": "meta"})
+    return _complete_model("path", str(directory), "", {"device_map": "meta"}).config
 
 
 def _complete_model(source: Source, location: str, revision: str, options: dict[str, Any]) -> Any:
@@ -77,6 +77,16 @@ def check_context(model: Any, num_tokens: int, what: str) -> None:
         )
 
 
+def check_corpus(model: Any, num_tokens: int, what: str) -> None:
+    """Raise UserError when a block of the corpus is longer than the positions the model knows."""
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if limit is not None and num_tokens > limit:
+        raise UserError(
+            f"{what}: blocks of the corpus have {num_tokens} tokens, the model takes at most {limit}; "
+            "lower data.corpus_block_tokens"
+        )
+
+
 def load_saved(directory: Path, dtype: torch.dtype, device: torch.device) -> Any:
     """Return a model that a stage published."""
     return load_model("path", str(directory), "", dtype, device)
@@ -108,8 +118,8 @@ def num_parameters(model: Any) -> int:
 
 def cut_head_to_tokenizer(model: Any, tokenizer: Any) -> None:
     """Cut an output head that was padded beyond the tokenizer, in place; a smaller head raises UserError."""
-    num_tokens, num_rows = len(tokenizer), model.get_output_embeddings().weight.shape[0]
+    num_tokens, num_rows = max(tokenizer.get_vocab().values()) + 1, model.get_output_embeddings().weight.shape[0]
     if num_rows < num_tokens:
-        raise UserError(f"the model has {num_rows} output rows, its tokenizer {num_tokens} tokens")
+        raise UserError(f"the model has {num_rows} output rows, its tokenizer ids up to {num_tokens - 1}")
     if num_rows > num_tokens:
         model.resize_token_embeddings(num_tokens)

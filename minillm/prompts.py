@@ -35,4 +35,7 @@ def response_ids(tokenizer: Any, outputs: Sequence[str]) -> list[list[int]]:
 
 def special_token_pattern(tokenizer: Any) -> re.Pattern[str]:
     """Return what finds a special token spelled out in a text, which would be read as control."""
-    return re.compile("|".join(map(re.escape, tokenizer.all_special_tokens)) or "(?!)")
+    # The named ones (start, end, padding, ..) and all others that the tokenizer was given as special.
+    added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    words = sorted({*tokenizer.all_special_tokens, *added} - {""}, key=lambda word: (-len(word), word))
+    return re.compile("|".join(map(re.escape, words)) or "(?!)")

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from minillm.decoders import Decoder, GenericDecoder, Reads
+from minillm.errors import NonFiniteError
 from minillm.heads import Head
 from minillm.lean_decoder import LeanDecoder, LeanModel, is_supported
 from minillm.truncation import truncated
@@ -92,7 +93,8 @@ def sample_responses(
     for position in range(num_tokens):
         logits = choice.next_logits(drawn.active, position) / temperature
         if uniforms is None:
-            token_ids = logits.argmax(dim=-1)
+            largest, token_ids = logits.max(dim=-1)
+            _require_finite(largest)
         else:
             probabilities = truncated(logits, top_k, top_p).float().softmax(dim=-1)
             token_ids = draw_tokens(probabilities, uniforms[drawn.active, position])
@@ -188,11 +190,19 @@ def draw_tokens(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     Two levels, blocks and then tokens, both summed in float64: exact to rounding, and never a token of probability 0.
     """
     blocks = pad(probabilities, (0, -probabilities.shape[1] % _BLOCK)).unflatten(1, (-1, _BLOCK)).double()
-    block, rest = _invert(blocks.sum(dim=-1).cumsum(dim=-1), uniforms)
+    sums = blocks.sum(dim=-1).cumsum(dim=-1)
+    _require_finite(sums[:, -1])
+    block, rest = _invert(sums, uniforms)
     rows = torch.arange(len(block), device=block.device)
     inner = blocks[rows, block].cumsum(dim=-1)
     token, _ = _invert(inner, rest)
     return block * _BLOCK + token
+
+
+def _require_finite(values: Tensor) -> None:
+    """Raise NonFiniteError for what weights that are not finite predict: no token can be drawn from it."""
+    if not values.isfinite().all():
+        raise NonFiniteError("the logits of a token are not finite; are the weights?")
 
 
 def _invert(cumulative: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:

@@ -41,7 +41,8 @@ def _shuffled(text: str) -> str:
 
 @torch.no_grad()
 def _loss(model: Any, tokenizer: Any, text: str, compute: Compute) -> tuple[float, int]:
-    ids = torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"]], device=compute.device)
+    limit = getattr(model.config, "max_position_embeddings", None)
+    ids = torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"][:limit]], device=compute.device)
     with compute.autocast():
         hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
         logprobs = token_logprobs(head_logits(model, hidden[:, :-1]), ids[:, 1:])

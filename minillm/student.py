@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 
 from minillm.errors import UserError
 from minillm.logprobs import position_ids
+from minillm.model_directory import check_num_layers
 
 
 @torch.no_grad()
@@ -19,24 +22,37 @@ def block_influence(model: Any, batches: Iterable[tuple[Tensor, Tensor]]) -> lis
 
     batches: (input_ids, attention_mask) pairs, (B, L). Source: ShortGPT, arXiv:2403.03853, block influence.
     """
-    total, num_tokens = torch.zeros(0), 0
+    layers = model.get_submodule(_layer_list(model)[0].removesuffix("."))
+    totals, num_tokens = [0.0] * len(layers), 0
     for input_ids, mask in batches:
-        output = model.base_model(
-            input_ids=input_ids, attention_mask=mask.long(), position_ids=position_ids(mask), output_hidden_states=True
-        )
-        states = torch.stack([state[mask].float() for state in output.hidden_states])
-        influence = 1 - torch.cosine_similarity(states[:-1], states[1:], dim=-1)
-        total = influence.sum(dim=1).cpu() + (total if num_tokens else 0)
+        with ExitStack() as hooks:
+            for index, layer in enumerate(layers):
+                hook = layer.register_forward_hook(partial(_add_influence, totals, index, mask), with_kwargs=True)
+                hooks.callback(hook.remove)
+            model.base_model(input_ids=input_ids, attention_mask=mask.long(), position_ids=position_ids(mask))
         num_tokens += int(mask.sum())
-    return [float(value) for value in total / num_tokens]
+    return [total / num_tokens for total in totals]
+
+
+def _add_influence(
+    totals: list[float],
+    index: int,
+    mask: Tensor,
+    layer: Any,
+    inputs: tuple[Any, ...],
+    named: Any,
+    output: Any,
+) -> None:
+    """Read a layer's own input and output: what a model returns as its last states may be normalised or projected."""
+    before = inputs[0] if inputs else named["hidden_states"]
+    after = output[0] if isinstance(output, tuple) else output
+    similarity = torch.cosine_similarity(before[mask].float(), after[mask].float(), dim=-1)
+    totals[index] += float((1 - similarity).sum())
 
 
 def most_influential_layers(influence: list[float], num_layers: int) -> list[int]:
     """Return the indices of the layers to keep, in order; more layers than the teacher has is a UserError."""
-    if num_layers > len(influence):
-        raise UserError(
-            f"params.yaml: student_model.num_layers = {num_layers}; the teacher has {len(influence)} layers"
-        )
+    check_num_layers(num_layers, len(influence))
     ranked = sorted(range(len(influence)), key=lambda layer: (-influence[layer], layer))
     return sorted(ranked[:num_layers])
 

@@ -16,7 +16,7 @@ from minillm.distiller import distill as distillation
 from minillm.distiller import make_actors
 from minillm.generation import Decoding
 from minillm.methods.interface import DistillData, Run
-from minillm.models import check_context, load_saved, num_parameters
+from minillm.models import check_context, check_corpus, load_saved, num_parameters
 from minillm.tokenizers import load_saved_tokenizer
 from minillm.validation import validation_scores
 from tasks.answers import black_box_answers
@@ -51,12 +51,15 @@ def run(seed: int, runtime: RuntimeConfig, distill: DistillConfig, tracker: Trac
     teacher = load_saved(TEACHER_DIR, compute.dtype, compute.device)
     sizes = [num_parameters(model) / 1e6 for model in (student, teacher)]
     _log.info("distill: %s, %.1f M <- %.1f M parameters; %s", distill.method, *sizes, compute)
+    corpus = torch.tensor(read_corpus(CORPUS_PATH))
     for name, model in (("student", student), ("teacher", teacher)):
         check_context(model, longest_text([*train, *validation], distill.rollout.max_response_tokens), name)
+        if distill.uses_corpus:
+            check_corpus(model, corpus.shape[1], name)
     tracker.dataset("train", TRAIN_PATH)
     setup = Run(
         make_actors(student, teacher, compute),
-        DistillData(train, torch.tensor(read_corpus(CORPUS_PATH)), answers),
+        DistillData(train, corpus, answers),
         distill,
         seed,
         _decoding(distill, seed, tokenizer.eos_token_id, tokenizer.pad_token_id),

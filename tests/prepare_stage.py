@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -25,6 +25,7 @@ class WordTokenizer:
     """One id per word: its length; the chat template adds the two words <user> and <assistant>."""
 
     all_special_tokens = ("<end>",)
+    added_tokens_decoder: ClassVar[dict[int, Any]] = {}
     eos_token_id = 0
     chat_template = "words"
 

@@ -88,6 +88,7 @@ def put(path: str, value: Any) -> Callable[[Any], None]:
         ("distill.seqkd.endpoint", "http://x/v1?a=1", "allowed: http:// or https://, a host"),
         ("distill.seqkd.key_variable", "a b", "distill.seqkd.key_variable"),
         ("evaluate.sets", ["../x"], "evaluate.sets.0: allowed: letters, digits"),
+        ("evaluate.sets", ["mine"], "evaluate.sets: no set 'mine'; by data.evaluation_files: test"),
         ("evaluate.sampling_seeds", [], "at least 1 item"),
         ("evaluate.sampling_seeds", [10, 10], "each seed may stand there once"),
         ("tracking.experiment", "a b", "tracking.experiment: allowed: letters"),

@@ -12,6 +12,7 @@ from minillm.device import Compute
 from minillm.embedded import gguf_path, load_embedded_tokenizer, verify_embedded_tokenizer
 from minillm.errors import UserError
 from minillm.models import load_model, num_parameters, save_model
+from minillm.preflight import EMBEDDED_LAYERS
 from minillm.prompts import prompt_text, response_ids, special_token_pattern, text_ids
 from minillm.sanity import english_perplexity, require_sane_english
 
@@ -55,6 +56,15 @@ def test_special_tokens_spelled_out_in_text_are_found(tokenizer: Any) -> None:
     assert special_token_pattern(tokenizer).search("a <b> and | c") is None
 
 
+def test_no_text_that_passes_holds_a_control_token(tokenizer: Any) -> None:
+    """SmolLM2 has seventeen, of which three have a name of their own (start, end, unknown)."""
+    control = {number: token.content for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    assert len(control) == 17
+    for number, word in control.items():
+        assert number in text_ids(tokenizer, [f"Use cp {word} and done."])[0]
+        assert special_token_pattern(tokenizer).search(f"Use cp {word} and done.") is not None
+
+
 def test_the_perplexity_gate_names_what_is_wrong() -> None:
     require_sane_english(15.0, 970.0)
     with pytest.raises(UserError, match=r"perplexity 900\.0 on plain English"):
@@ -68,7 +78,7 @@ def test_the_perplexity_gate_names_what_is_wrong() -> None:
 def test_the_packaged_weights_are_an_english_model_and_survive_saving(tokenizer: Any, tmp_path: Any) -> None:
     compute = Compute(torch.device("cpu"), torch.float32)
     model = load_model("embedded", "", "", torch.float32, compute.device)
-    assert num_parameters(model) == 134_515_008
+    assert num_parameters(model) == 134_515_008 and model.config.num_hidden_layers == EMBEDDED_LAYERS
     plain, shuffled = (english_perplexity(model, tokenizer, compute, shuffled=mixed) for mixed in (False, True))
     require_sane_english(plain, shuffled)
     save_model(model.to(torch.bfloat16), tokenizer, tmp_path / "teacher")

@@ -28,6 +28,22 @@ def test_an_empty_response_scores_zero() -> None:
     assert rouge_l("", ["something"]) == 0
 
 
+@pytest.mark.parametrize(
+    ("response", "reference", "score"),
+    [
+        ("Москва столица", "Москва - столица России", 80),  # P 2/2, R 2/3
+        ("ЯД", "яд", 100),
+        ("東京都", "東京", 80),  # by characters: P 2/3, R 2/2
+        ("ดี", "ไม่", 0),
+        ("Moscow", "Москва", 0),
+        ("!", "?", 0),
+        ("la niña", "la nina", 40),  # where there is one, rouge_score's own reading stays: la, ni, a
+    ],
+)
+def test_a_reference_without_a_latin_word_is_compared_by_its_own(response: str, reference: str, score: float) -> None:
+    assert rouge_l(response, [reference]) == pytest.approx(score)
+
+
 def test_distinct_grams_are_counted_over_all_responses_together() -> None:
     """Pairs of (1 2 1 2): 12 21 12; of (1 2): 12; of (5): none. Two distinct of four."""
     assert distinct_share([[1, 2, 1, 2], [1, 2], [5]], 2) == 2 / 4

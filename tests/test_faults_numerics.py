@@ -9,10 +9,13 @@ import pytest
 import torch
 
 from minillm.advantages import with_advantages
+from minillm.errors import NonFiniteError
 from minillm.evaluation.rouge import mean_rouge_l
 from minillm.methods.policy import minillm_credit
 from minillm.objective import PolicyTerms, surrogate_loss
 from minillm.rollout import Actors
+from minillm.sampling import decodable, sample_responses
+from minillm.types import PromptBatch
 from tests import tiny
 from tests.test_update import config, rollout_of, updater_of
 from tests.tiny_run import DEFAULTS
@@ -70,3 +73,17 @@ def test_fault_16_responses_that_end_at_once_are_one_scored_token_and_a_finite_s
 
 def test_fault_16_empty_responses_score_zero() -> None:
     assert mean_rouge_l(["", ""], [["a reference"], ["another", "one"]]) == 0.0
+
+
+@pytest.mark.parametrize("make_model", [tiny.tiny_llama, tiny.tiny_gpt2])
+@pytest.mark.parametrize("greedy", [False, True])
+def test_fault_12_no_token_is_drawn_from_weights_that_are_not_numbers(make_model: Any, greedy: bool) -> None:
+    model = make_model(1)
+    with torch.no_grad():
+        model.get_output_embeddings().weight[3, 0] = math.nan
+    decoding = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "end_id": tiny.END_ID, "pad_id": tiny.PAD_ID}
+    uniforms = None if greedy else torch.full((2, 4), 0.5)
+    picks = torch.zeros(2, 4, dtype=torch.bool)
+    prompts = PromptBatch(torch.tensor([[3, 4, 5], [6, 7, 8]]), torch.ones(2, 3, dtype=torch.bool), [0, 1])
+    with pytest.raises(NonFiniteError, match="the logits of a token are not finite"):
+        sample_responses(decodable(model), None, prompts, uniforms=uniforms, teacher_picks=picks, **decoding)

@@ -12,7 +12,15 @@ from tokenizers import pre_tokenizers
 
 from minillm.errors import UserError
 from minillm.model_directory import check_model_directory
-from minillm.models import check_context, check_weights, cut_head_to_tokenizer, load_saved, num_parameters, save_model
+from minillm.models import (
+    check_context,
+    check_corpus,
+    checked_config,
+    cut_head_to_tokenizer,
+    load_saved,
+    num_parameters,
+    save_model,
+)
 from minillm.tokenizers import check_same_vocabulary, load_saved_tokenizer
 from tests import tiny
 from tests.saved_model import WORDS, save_tiny, word_tokenizer
@@ -74,14 +82,14 @@ def test_fault_15_no_weight_is_ever_made_up(tmp_path: Path, architecture: str) -
     directory = tmp_path / "model"
     save_model(tiny.ARCHITECTURES[architecture](1), word_tokenizer(WORDS), directory)
     weights = load_file(directory / "model.safetensors")
-    check_weights(directory)
+    checked_config(directory)
     for dropped in weights:
         kept = {name: value for name, value in weights.items() if name != dropped}
         save_file(kept, directory / "model.safetensors", metadata={"format": "pt"})
         with pytest.raises(UserError, match=r"model: \d tensors are missing or of another shape, the first: "):
             load_saved(directory, torch.float32, torch.device("cpu"))
         with pytest.raises(UserError, match=r"model: \d tensors are missing or of another shape, the first: "):
-            check_weights(directory)
+            checked_config(directory)
 
 
 def test_fault_15_a_path_is_loaded_or_refused_without_asking_a_hub(
@@ -131,7 +139,7 @@ def test_fault_14_a_padded_head_is_cut_to_the_tokenizer_and_keeps_its_logits() -
     with torch.no_grad():
         after = model(ids).logits
     assert after.shape[-1] == 290 and torch.allclose(after, before[..., :290], atol=1e-6)
-    with pytest.raises(UserError, match="290 output rows, its tokenizer 300 tokens"):
+    with pytest.raises(UserError, match="290 output rows, its tokenizer ids up to 299"):
         cut_head_to_tokenizer(model, word_tokenizer(WORDS))
 
 
@@ -201,6 +209,9 @@ def test_a_head_with_an_unknown_transform_is_refused(tmp_path: Path) -> None:
 
 
 def test_texts_longer_than_the_models_positions_are_refused() -> None:
+    check_corpus(tiny.tiny_gpt2(1), 128, "student")
+    with pytest.raises(UserError, match="student: blocks of the corpus have 129 tokens, the model takes at most 128;"):
+        check_corpus(tiny.tiny_gpt2(1), 129, "student")
     check_context(tiny.tiny_gpt2(1), 128, "student")
     with pytest.raises(UserError, match="student: prompt and response together have up to 129 tokens, the model"):
         check_context(tiny.tiny_gpt2(1), 129, "student")

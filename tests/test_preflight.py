@@ -116,3 +116,14 @@ def test_fault_15_no_stage_starts_for_a_partial_teacher(tmp_path: Path) -> None:
     [line] = done.stderr.splitlines()
     assert (done.returncode, line.startswith(f"error: {tmp_path}/model: 1 tensors are missing")) == (2, True)
     assert not (root / "dvc.lock").exists()
+
+
+def test_more_layers_than_the_teacher_has_are_refused_before_any_stage(tmp_path: Path) -> None:
+    cut = StudentModelConfig(source="cut", location="", revision="", num_layers=31, num_calibration_rows=1)
+    embedded = TeacherModelConfig(source="embedded", location="", revision="")
+    with pytest.raises(UserError, match=r"^params.yaml: student_model.num_layers = 31; the teacher has 30 layers$"):
+        check_models(embedded, cut)
+    own = TeacherModelConfig(source="path", location=str(save_tiny(tmp_path / "teacher")), revision="")
+    with pytest.raises(UserError, match=r"num_layers = 31; the teacher has \d layers$"):
+        check_models(own, cut)
+    check_models(own, cut.model_copy(update={"num_layers": 1}))

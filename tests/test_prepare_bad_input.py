@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jinja2.exceptions import TemplateError
 
 from minillm.dataset import read_examples
 from minillm.errors import UserError
@@ -224,6 +225,21 @@ def test_a_chat_template_that_is_not_there_is_an_error(template: str, monkeypatc
     with pytest.raises(UserError, match=rf"^data\.template: '{template}' needs a chat template"):
         run(template=template)
     assert run(template="alpaca", max_prompt_tokens=40)["rows"]["accepted"] == 10
+
+
+def test_a_chat_template_that_refuses_the_prompts_is_an_error_in_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    write("train.jsonl", *rows(10))
+
+    def refuse_system(self: Any, messages: list[dict[str, str]], **options: Any) -> str:
+        if messages[0]["role"] == "system":
+            raise TemplateError("System role not supported")
+        return f"<user> {messages[-1]['content']} <assistant>"
+
+    monkeypatch.setattr(WordTokenizer, "apply_chat_template", refuse_system)
+    message = r"^data\.template: 'bare_chat': .* says: System role not supported; use 'chat' or 'alpaca'$"
+    with pytest.raises(UserError, match=message):
+        run(template="bare_chat")
+    assert run(template="chat")["rows"]["accepted"] == 10
 
 
 def test_a_corpus_of_less_than_a_block_is_an_error() -> None:

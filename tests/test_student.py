@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -35,6 +36,13 @@ def test_cutting_leaves_the_teacher_and_its_weights_alone() -> None:
     assert float(model.get_output_embeddings().weight.abs().sum()) > 0
 
 
+def inner_states(model: Any, text: list[int]) -> Any:
+    """Return what enters each layer, and what leaves the last one, which has a norm behind it."""
+    bare = copy.deepcopy(model)
+    bare.transformer.ln_f = torch.nn.Identity()
+    return bare(torch.tensor([text]), output_hidden_states=True).hidden_states
+
+
 def test_block_influence_is_the_mean_angle_between_input_and_output_over_real_tokens() -> None:
     model = tiny.tiny_gpt2(1, num_layers=3)
     texts = tiny.random_rows(5, 2, 8, seed=4)
@@ -42,13 +50,24 @@ def test_block_influence_is_the_mean_angle_between_input_and_output_over_real_to
     sums, count = [0.0] * 3, 0
     for text in texts:
         with torch.no_grad():
-            states = model(torch.tensor([text]), output_hidden_states=True).hidden_states
+            states = inner_states(model, text)
         count += len(text)
         for layer in range(3):
             for position in range(len(text)):
                 before, after = states[layer][0, position], states[layer + 1][0, position]
                 sums[layer] += 1 - float(before @ after / (before.norm() * after.norm()))
     assert produced == pytest.approx([total / count for total in sums], abs=1e-5)
+
+
+def test_the_last_layer_is_judged_before_its_states_are_projected() -> None:
+    model = tiny.tiny_opt(1)
+    batch = pad_left(tiny.random_rows(5, 2, 8, seed=4), tiny.PAD_ID)
+    seen: list[Any] = []
+    model.model.decoder.layers[1].register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
+    produced = block_influence(model, [batch])
+    before, after = (states[batch[1]] for states in seen[0])
+    assert before.shape[1] == after.shape[1] == 32 and model.get_output_embeddings().weight.shape[1] == 16
+    assert produced[1] == pytest.approx(float((1 - torch.cosine_similarity(before, after, dim=-1)).mean()), abs=1e-5)
 
 
 def test_the_most_influential_layers_are_kept_in_their_order() -> None:

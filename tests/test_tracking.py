@@ -68,7 +68,8 @@ def test_fault_22_params_edited_between_stages_are_those_of_the_later_stage_alon
 
 def test_fault_22_a_value_too_long_for_mlflow_stands_whole_in_the_recorded_file(params: Params) -> None:
     names = [f"set-{number:04d}" for number in range(900)]
-    text = Path("params.yaml").read_text().replace("sets: [test]", f"sets: {names}".replace("'", ""))
+    text = Path("params.yaml").read_text().replace("sets: []", f"sets: {names}".replace("'", ""))
+    text = text.replace("evaluation_files: {}", f"evaluation_files: {dict.fromkeys(names, 'x.jsonl')}".replace("'", ""))
     Path("params.yaml").write_text(text)
     with open_tracker("evaluate", load_params(Path("params.yaml"))):
         pass
