@@ -47,10 +47,15 @@ def stage(name: Annotated[str, typer.Argument(help="prepare, teacher, warmup, di
     """
     from flows.dvc_process import DvcError, reproduce
     from flows.graph import select_stages
+    from flows.placement import occupied
 
-    root = Path.cwd()
+    def run_stage(root: Path) -> None:
+        [known] = select_stages(root, [name])
+        with occupied(root, f"run of the stage {known}"):
+            reproduce(root, known, typer.echo, {}, stderr_to_terminal=True)
+
     try:
-        _checked(lambda: reproduce(root, select_stages(root, [name])[0], typer.echo, {}, stderr_to_terminal=True))
+        _checked(lambda: run_stage(Path.cwd()))
     except DvcError as error:
         raise typer.Exit(max(error.exit_code, 1)) from None
 
@@ -196,7 +201,7 @@ def doctor(
     """
     from flows.doctor import cache_finding, findings
 
-    found = [*findings(Path.cwd()), *([cache_finding(repair)] if cache else [])]
+    found = _checked(lambda: [*findings(Path.cwd()), *([cache_finding(repair)] if cache else [])])
     for finding in found:
         typer.echo(f"{_MARKS[finding.is_good]:<6} {finding.subject:<9} {finding.text}")
     raise typer.Exit(int(any(finding.is_good is False for finding in found)))

@@ -36,7 +36,9 @@ class Finding(NamedTuple):
 
 
 def findings(root: Path) -> Iterator[Finding]:
-    """Yield what the quick checks find in a repository."""
+    """Yield what the quick checks find in a repository; UserError where there is none."""
+    if not (root / "dvc.yaml").is_file():
+        raise UserError(f"{root}: no dvc.yaml; run this in the root of the repository")
     found = ".".join(map(str, sys.version_info[:3]))
     yield Finding("python", sys.version_info[:2] == _PYTHON, f"{found}; {'.'.join(map(str, _PYTHON))} is needed")
     yield _packages(root)

@@ -87,9 +87,9 @@ def _remove(root: Path, path: Path) -> None:
 
 def _remove_old(root: Path) -> None:
     """Remove workspaces of runs that ended long ago and that nobody has retried."""
-    for ready in (root / WORKTREES_DIR).glob(f"*/{_READY}"):
-        path = ready.parents[1]
-        if time.time() - ready.stat().st_mtime > _KEPT_S and not is_busy(path):
+    for path in (root / WORKTREES_DIR).glob("*/"):
+        mark = path / _READY if (path / _READY).exists() else path  # a ruin has none
+        if time.time() - mark.stat().st_mtime > _KEPT_S and not is_busy(path):
             with contextlib.suppress(Timeout), FileLock(_lock_path(root, path.name), timeout=0):
                 _remove(root, path)
 

@@ -54,7 +54,7 @@ class Checkpoints:
             raise
         failpoint("checkpoint.after_rename")
         sync(self._directory)
-        self._prune()
+        self._prune(path)
 
     def newest(self) -> tuple[TrainingState, Path] | None:
         """Return the newest checkpoint that is whole, and where its best weights lie; None when there is none.
@@ -85,8 +85,10 @@ class Checkpoints:
         for path in self._directory.glob(".step-*.tmp"):
             shutil.rmtree(path)
 
-    def _prune(self) -> None:
-        for path in self._paths()[:-_NUM_KEPT]:
+    def _prune(self, latest: Path) -> None:
+        """Drop those of before the last two, and those of later steps, which were damaged and passed over."""
+        kept = [path for path in self._paths() if path.name <= latest.name][-_NUM_KEPT:]
+        for path in [path for path in self._paths() if path not in kept]:
             failpoint("checkpoint.before_prune")
             self._remove(path)
 

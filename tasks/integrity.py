@@ -15,12 +15,11 @@ from typing import Any
 
 from minillm.errors import DamagedError
 from minillm.params import read_yaml
-from tasks.lineage import LOCK_PATH, file_md5
+from tasks.lineage import LOCK_PATH, UNDER_DVC, file_md5
 from tasks.storage import STATE_DIR
 
 DAMAGED_DIR = STATE_DIR / "damaged"
 _OBJECTS, _DIRECTORY = "files/md5", ".dir"
-_UNDER_DVC = "DVC_STAGE"  # set by DVC for the commands that it runs
 
 
 def check_inputs(inputs: Sequence[str]) -> None:
@@ -29,7 +28,7 @@ def check_inputs(inputs: Sequence[str]) -> None:
     It is then moved to state/damaged, and so is every damaged object of DVC's cache: the next run restores what is
     whole and makes the rest anew. A stage that was started by hand may be given other inputs and is not checked.
     """
-    if _UNDER_DVC not in os.environ or not LOCK_PATH.exists():
+    if UNDER_DVC not in os.environ or not LOCK_PATH.exists():
         return
     for output, md5 in _recorded_outputs().items():
         path = Path(output)
@@ -60,11 +59,7 @@ def damaged_objects(cache: Path) -> list[Path]:
 
 
 def cache_dir() -> Path:
-    """Return DVC's cache, which its settings may have put anywhere."""
-    default = Path(".dvc/cache")
-    settings = [Path(".dvc/config"), Path(".dvc/config.local")]
-    if not any("cache" in path.read_text(encoding="utf-8") for path in settings if path.exists()):
-        return default
+    """Return DVC's cache, which settings of this repository, user or machine may have put anywhere."""
     done = subprocess.run([sys.executable, "-m", "dvc", "cache", "dir"], capture_output=True, text=True, check=True)
     return Path(done.stdout.strip())
 

@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 
 LOCK_PATH = Path("dvc.lock")
+UNDER_DVC = "DVC_STAGE"  # set by DVC for the commands that it runs
 _KEY_VARIABLE = "MINILLM_PIPELINE_KEY"
 _GIT_TIMEOUT_S = 5
 

@@ -9,7 +9,7 @@ import time
 
 import psutil
 
-from tasks.lineage import dvc_above
+from tasks.lineage import UNDER_DVC, dvc_above
 
 _EVERY_S = 1.0
 
@@ -19,6 +19,8 @@ def end_with_dvc() -> None:
     dvc = dvc_above()
     if dvc is not None:
         threading.Thread(target=_watch, args=(dvc,), name="dvc-watch", daemon=True).start()
+    elif UNDER_DVC in os.environ:  # it died while this process was loading
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _watch(dvc: psutil.Process) -> None:

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 from minillm.checkpoint import Checkpoints
 from minillm.digests import content_sha256, digest
+from minillm.durable import sync
 from minillm.failpoints import failpoint
 from minillm.types import StepReport, TrainingState
 from tasks.storage import FINISHED_NAME, TRAINING_DIR, read_json, write_json
@@ -120,7 +121,10 @@ class Session:
 
         Unfinished runs with other inputs are dropped.
         """
+        for path in (*self.best_dir.iterdir(), self.best_dir, self._directory):
+            sync(path)  # before the checkpoints go
         write_json(self._directory / FINISHED_NAME, {"best": content_sha256(self.best_dir), "history": history})
+        sync(self._directory)
         failpoint("session.finished")
         Checkpoints(self._directory).drop()
         for path in self._stage_dir.iterdir():
@@ -132,8 +136,11 @@ class Session:
         if not path.exists():
             return None
         finished = read_json(path)
-        is_whole = self.best_dir.is_dir() and content_sha256(self.best_dir) == finished["best"]
-        return finished["history"] if is_whole else None
+        if self.best_dir.is_dir() and content_sha256(self.best_dir) == finished["best"]:
+            history: History = finished["history"]
+            return history
+        _log.warning("%s: not the weights that training ended with; it begins anew", self.best_dir)
+        return None
 
     def _tell_others(self, identity: Mapping[str, Any]) -> None:
         for path in sorted(self._stage_dir.glob("*/identity.json")):

@@ -92,6 +92,17 @@ def test_fault_04_a_damaged_checkpoint_is_passed_over_aloud(
     assert "step-00000004" in caplog.text and Path(file).name in caplog.text
 
 
+def test_fault_04_one_that_was_passed_over_is_not_one_of_the_two_kept(tmp_path: Path, best: Path) -> None:
+    checkpoints = Checkpoints(tmp_path / "run")
+    for step in (3, 10):
+        checkpoints.save(state(step), best)
+    (tmp_path / "run/step-00000010/MANIFEST.json").write_text("{}")
+    found = checkpoints.newest()
+    assert found is not None and found[0].step == 3
+    checkpoints.save(state(4), best)
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["step-00000003", "step-00000004"]
+
+
 def test_fault_04_any_flipped_bit_of_the_tensors_is_noticed(tmp_path: Path, best: Path) -> None:
     checkpoints = Checkpoints(tmp_path / "run")
     checkpoints.save(state(3), best)

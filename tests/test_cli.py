@@ -67,6 +67,15 @@ def test_a_mistake_is_one_line(arguments: list[str], words: str, monkeypatch: py
 
 
 @pytest.mark.pipeline
+def test_the_doctor_outside_a_repository_says_where_to_call_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["doctor"])
+    assert (done.exit_code, done.output) == (
+        2,
+        f"error: {tmp_path}: no dvc.yaml; run this in the root of the repository\n",
+    )
+
+
 def test_models_answer_and_the_state_is_shown(finished_project: Path) -> None:
     said = [
         minillm(

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from flows.cli import app
 from minillm.params import read_yaml
 from tasks.endings import DAMAGED
-from tasks.integrity import damaged_objects, output_md5
+from tasks.integrity import cache_dir, damaged_objects, output_md5
+from tests.scratch_repository import make_scratch_repository
 from tests.tiny_pipeline import command, dvc, set_knob
 
 pytestmark = pytest.mark.pipeline
@@ -101,3 +102,14 @@ def test_the_doctor_finds_and_moves_damaged_objects(project: Path, monkeypatch: 
         done = CliRunner().invoke(app, arguments)
         assert done.exit_code == exit_code and words in done.output
     assert not damaged.exists() and len(list(Path("state/damaged").iterdir())) == 1
+
+
+def test_a_cache_that_the_users_own_settings_name_is_the_one_that_is_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_scratch_repository(tmp_path / "scratch")
+    (tmp_path / "settings").mkdir()
+    (tmp_path / "settings/config").write_text(f"[cache]\n    dir = {tmp_path / 'big'}\n")
+    monkeypatch.setenv("DVC_GLOBAL_CONFIG_DIR", str(tmp_path / "settings"))
+    monkeypatch.chdir(root)
+    assert cache_dir() == tmp_path / "big"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -53,6 +54,13 @@ def test_fault_09_a_stage_ends_when_the_dvc_above_it_is_gone(
         finally:
             if stage.is_running():
                 stage.kill()
+
+
+def test_fault_09_a_stage_whose_dvc_died_while_it_was_loading_ends_at_once() -> None:
+    code = "import tasks.__main__ as program; program.run_stage = print; program.main(['report'])"
+    environment = {**os.environ, "DVC_STAGE": "report"}  # which DVC sets, and no DVC is above
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (143, "")
 
 
 def test_a_stage_started_by_hand_watches_nobody() -> None:

@@ -129,13 +129,25 @@ def test_training_that_had_ended_but_was_not_recorded_is_published_again_without
     assert again.logged == first.logged and steps_kept() == []
 
 
-def test_best_weights_that_are_damaged_are_not_published(tmp_path: Path) -> None:
+def test_fault_02_the_best_weights_are_on_the_disk_before_the_checkpoints_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut keeps what was synchronised; here the order of the calls is what can be seen."""
+    calls: list[str] = []
+    sync, drop = module.sync, module.Checkpoints.drop
+    monkeypatch.setattr(module, "sync", lambda path: (calls.append(path.name), sync(path)))
+    monkeypatch.setattr(module.Checkpoints, "drop", lambda self: (calls.append("drop"), drop(self)))
+    publish(Loop(tiny.tiny_llama(1)), {})
+    (best,) = Path("state/training/warmup").glob("*/best")
+    needed = {*(path.name for path in best.iterdir()), "best", best.parent.name}
+    assert set(calls[: calls.index("drop")]) == needed and calls[calls.index("drop") - 1] == best.parent.name
+
+
+def test_best_weights_that_are_damaged_are_not_published(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     publish(Loop(tiny.tiny_llama(1)), {})
     (best,) = Path("state/training/warmup").glob("*/best/model.safetensors")
     best.write_bytes(best.read_bytes()[:-1] + b"x")
     loop = Loop(tiny.tiny_llama(1))
     publish(loop, {})
-    assert loop.began_at == 0
+    assert loop.began_at == 0 and "not the weights that training ended with; it begins anew" in caplog.text
 
 
 def test_what_a_stage_kept_goes_when_another_one_runs() -> None:
