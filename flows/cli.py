@@ -45,6 +45,7 @@ def stage(name: Annotated[str, typer.Argument(help="prepare, teacher, warmup, di
 
     Example: minillm stage distill
     """
+    from flows.compare_workspace import recover
     from flows.dvc_process import DvcError, reproduce
     from flows.graph import select_stages
     from flows.placement import occupied
@@ -52,6 +53,7 @@ def stage(name: Annotated[str, typer.Argument(help="prepare, teacher, warmup, di
     def run_stage(root: Path) -> None:
         [known] = select_stages(root, [name])
         with occupied(root, f"run of the stage {known}"):
+            recover(root)
             reproduce(root, known, typer.echo, {}, stderr_to_terminal=True)
 
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -24,8 +23,8 @@ from flows.compare_variants import (
     with_settings,
 )
 from flows.compare_workspace import PARAMS_NAME, kept_workspace
+from flows.compare_workspace import end_by_signal as _end_by_signal
 from flows.environment import mlflow_url
-from flows.processes import exit_on_sigterm
 from minillm.config import Params
 from minillm.errors import UserError
 from minillm.params import load_params, parse_params, read_yaml
@@ -53,13 +52,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; the workspace is as it was. Run again to go on: what is done stays done", file=sys.stderr)
         return _INTERRUPTED_EXIT
-
-
-def _end_by_signal() -> None:
-    """Give the workspace back on SIGTERM too, and when the terminal goes away, unless `nohup` keeps that from us."""
-    exit_on_sigterm()
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, signal.getsignal(signal.SIGTERM))
 
 
 def _compare(root: Path, runs: Sequence[Run]) -> int:

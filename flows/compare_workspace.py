@@ -13,20 +13,21 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from flows.dvc_lock import remove_dead_lock
+from flows.dvc_lock import remove_dead_lock, wait_for_others
 from flows.dvc_process import dvc_command
 from flows.environment import child_environment
+from flows.git import git
 from flows.graph import made_paths
+from flows.placement import KEPT_PATH, occupied
+from flows.processes import exit_on_sigterm
 from minillm.errors import UserError
-from minillm.params import ConfigError, read_yaml
-from tasks.storage import STATE_DIR, read_json, replacing, write_json
+from minillm.params import ConfigError, load_params, read_yaml, yaml_content
+from tasks.integrity import move_aside
+from tasks.storage import read_json, replacing, write_json
 
 PARAMS_NAME = "params.yaml"
 _LOCK_NAME = "dvc.lock"
-_DIRECTORY = STATE_DIR / "compare"
-_KEPT_PATH = _DIRECTORY / "workspace.json"  # outlives a comparison that is killed
+_DVC_TEMPORARY = ".dvc/tmp"
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,9 @@ class Kept:
     index: str | None
     files: dict[str, str | None]  # what DVC does not keep in its cache
     outputs: list[str]  # those in DVC's cache that were there
+    stashes: list[str]  # of git, with edits of the user's
     running: Any  # content of params.yaml in the run at work; None before the first
+    previous: Any  # that of the run before it
 
 
 class Workspace:
@@ -53,34 +56,40 @@ class Workspace:
 
         Without it the run would inherit the knobs that the one before it set.
         """
-        self._kept = replace(self._kept, running=content)
-        write_json(self._root / _KEPT_PATH, asdict(self._kept))
+        self._kept = replace(self._kept, previous=self._kept.running, running=content)
+        write_json(self._root / KEPT_PATH, asdict(self._kept))
         _write(self._root / PARAMS_NAME, self._kept.files[PARAMS_NAME])
 
     def give_back(self) -> None:
         """Bring everything back, if a run has started."""
         if self._kept.running is not None:
             _give_back(self._root, self._kept)
+            (self._root / KEPT_PATH).unlink(missing_ok=True)
+
+
+def end_by_signal() -> None:
+    """Give the workspace back on SIGTERM too, and when the terminal goes away, unless `nohup` keeps that from us."""
+    exit_on_sigterm()
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.getsignal(signal.SIGTERM))
 
 
 @contextmanager
-def kept_workspace(root: Path) -> Iterator[Workspace]:
-    """Yield the workspace of one comparison at a time, and give it back on every way out.
+def kept_workspace(root: Path, work: str = "comparison") -> Iterator[Workspace]:
+    """Yield the workspace, which nobody else works in meanwhile, and give it back on every way out.
 
-    After a SIGKILL the next comparison does that first.
+    After a SIGKILL the next call does that first.
     """
-    (root / _DIRECTORY).mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(root / _DIRECTORY / "lock", timeout=0):
-            _recover(root)
-            workspace = Workspace(root, _keep(root))
-            try:
-                yield workspace
-            finally:
-                with _uninterrupted():
-                    workspace.give_back()
-    except Timeout:
-        raise UserError("another comparison is at work in this directory") from None
+    _git(root, "rev-parse", "HEAD")  # a place that is no repository stays as it is
+    with occupied(root, work):
+        wait_for_others(root)
+        recover(root)
+        workspace = Workspace(root, _keep(root))
+        try:
+            yield workspace
+        finally:
+            with _uninterrupted():
+                workspace.give_back()
 
 
 def _keep(root: Path) -> Kept:
@@ -88,7 +97,8 @@ def _keep(root: Path) -> Kept:
     files = {name: _read(root / name) for name in (PARAMS_NAME, _LOCK_NAME, *uncached)}
     outputs = [name for name in cached if (root / name).exists()]
     head, index = (_read(_git_path(root, name)) for name in ("HEAD", "index"))
-    return Kept(_git(root, "rev-parse", "HEAD"), head, index, files, outputs, running=None)
+    commit, stashes = _git(root, "rev-parse", "HEAD"), _stashes(root)
+    return Kept(commit, head, index, files, outputs, stashes, running=None, previous=None)
 
 
 def _give_back(root: Path, kept: Kept) -> None:
@@ -98,7 +108,6 @@ def _give_back(root: Path, kept: Kept) -> None:
     if _git(root, "rev-parse", "HEAD") == kept.commit:  # else someone has committed meanwhile
         _write(_git_path(root, "index"), kept.index)
     _check_out(root, kept.outputs)
-    (root / _KEPT_PATH).unlink(missing_ok=True)
 
 
 def _attach_head(root: Path, kept: Kept) -> None:
@@ -122,20 +131,86 @@ def _check_out(root: Path, outputs: list[str]) -> None:
         print(f"not in DVC's cache, `dvc repro` makes them again: {', '.join(lost)}", file=sys.stderr)
 
 
-def _recover(root: Path) -> None:
-    """Give the workspace back if a killed comparison could not, unless someone has changed params.yaml since."""
-    if not (root / _KEPT_PATH).exists():
+def recover(root: Path) -> None:
+    """Give the workspace back if killed experiments could not, unless someone has changed params.yaml since."""
+    if not (root / KEPT_PATH).exists():
         return
-    kept = Kept(**read_json(root / _KEPT_PATH))
+    wait_for_others(root)  # what a killed run left behind still writes
+    kept = _read_kept(root)
+    if kept is None:
+        _put_aside(root, KEPT_PATH, "the workspace that another version kept when it was killed is now")
+        return
     _attach_head(root, kept)
+    is_usable = _is_usable(root)
+    if is_usable and _is_edited(root, kept):
+        words = f"{PARAMS_NAME} was edited after experiments were killed and stays; what it was before them is now in"
+        _put_aside(root, KEPT_PATH, words)
+        return
+    if not is_usable and (root / PARAMS_NAME).exists():  # DVC writes it in place
+        _put_aside(root, PARAMS_NAME, f"{PARAMS_NAME} cannot be used, a kill may have cut it; it is now")
+    _give_back(root, kept)
+    _take_back_stashes(root, kept)
+    (root / KEPT_PATH).unlink()
+    print(f"{PARAMS_NAME} and outputs are again as they were before the experiments that were killed", flush=True)
+
+
+def _read_kept(root: Path) -> Kept | None:
     try:
-        is_untouched = read_yaml(root / PARAMS_NAME) == kept.running
+        return Kept(**read_json(root / KEPT_PATH))
+    except TypeError:
+        return None
+
+
+def _put_aside(root: Path, path: str | Path, words: str) -> None:
+    print(f"{words} {move_aside(root / path, root).relative_to(root)}", flush=True)
+
+
+def _is_usable(root: Path) -> bool:
+    try:
+        load_params(root / PARAMS_NAME)
     except ConfigError:
-        is_untouched = False
-    if is_untouched:
-        _give_back(root, kept)
-        print(f"{PARAMS_NAME} and outputs are again as they were before the comparison that was killed", flush=True)
-    (root / _KEPT_PATH).unlink(missing_ok=True)
+        return False
+    return True
+
+
+def _is_edited(root: Path, kept: Kept) -> bool:
+    """Return whether params.yaml is none of those that it may be when experiments are killed."""
+    if _read(root / PARAMS_NAME) == kept.files[PARAMS_NAME]:
+        return False
+    return read_yaml(root / PARAMS_NAME) not in (kept.running, kept.previous, _committed(root, kept))
+
+
+def _committed(root: Path, kept: Kept) -> Any:
+    """Return the content of the commit's params.yaml, which is there while DVC has stashed that of the user."""
+    try:
+        return yaml_content(git(root, "show", f"{kept.commit}:./{PARAMS_NAME}"), PARAMS_NAME)
+    except UserError:
+        return None
+
+
+def _stashes(root: Path) -> list[str]:
+    return git(root, "stash", "list", "--format=%H").splitlines()
+
+
+def _take_back_stashes(root: Path, kept: Kept) -> None:
+    """Take back the edits that DVC had stashed when it was killed, and drop its entry when all of them are there."""
+    for number, stash in reversed(list(enumerate(_stashes(root)))):  # from the oldest: dropping renumbers the newer
+        if stash in kept.stashes:
+            continue
+        missing = [f":(literal){name}" for name in _differing(root, stash)]
+        if reset := [name for name in missing if not _differing(root, kept.commit, name)]:
+            git(root, "restore", f"--source={stash}", "--worktree", "--", *reset)
+        if _differing(root, stash):
+            print(f"git stash list: stash@{{{number}}} has edits that are not in the workspace; it stays", flush=True)
+        else:
+            git(root, "stash", "drop", "--quiet", f"stash@{{{number}}}")
+
+
+def _differing(root: Path, commit: str, name: str = ".") -> list[str]:
+    """Return the files of git that are other than in a commit, without those that are given back anyway."""
+    own = (f":(exclude){path}" for path in (PARAMS_NAME, _LOCK_NAME, *made_paths(root)[1], _DVC_TEMPORARY))
+    names = git(root, "diff", "--name-only", "--relative", "-z", commit, "--", name, *own)
+    return [name for name in names.split("\0") if name]
 
 
 def _git(root: Path, *arguments: str) -> str:
@@ -163,9 +238,12 @@ def _write(path: Path, content: str | None) -> None:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Let no second Ctrl-C stop what the first one asked for."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Let no second signal stop what the first one asked for."""
+    before = {
+        number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

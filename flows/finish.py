@@ -38,6 +38,8 @@ def registry_line(params: Params, environment: Mapping[str, str]) -> str:
 def mlflow_run_page(params: Params, environment: Mapping[str, str], key: str) -> str:
     """Return the page of a pipeline's run in MLflow, or where its pages start when it has none."""
     pages = mlflow_url(params.tracking)
+    if not params.tracking.enabled:  # asking would make a store
+        return pages
     try:
         with _told(environment):
             return run_page(pages, params.tracking, key)

@@ -9,11 +9,13 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+from flows.compare_workspace import recover
 from flows.dvc_process import DvcError, StageRun, reproduce
 from flows.environment import mlflow_url, prefect_url
 from flows.finish import record_outcomes, registry_line
 from flows.graph import stage_order
 from flows.memory import PeakMemory
+from flows.placement import occupied
 from flows.processes import exit_on_sigterm
 from minillm.errors import UserError
 from minillm.params import load_params
@@ -31,15 +33,9 @@ def main() -> int:
     exit_on_sigterm()
     root = Path.cwd()
     try:
-        params = load_params(root / "params.yaml")
-        check_models(params.teacher_model, params.student_model)
-        environment = {"MINILLM_PIPELINE_KEY": str(uuid.uuid4())}  # tracking groups the stages of one key
-        stages = run_and_record(root, environment)
-        record_outcomes(params, stages, environment)
-        registered = registry_line(params, environment)
-        print(f"\n{_stage_lines(stages)}\n\n{result_table(root)}\n\n{_where_next(mlflow_url(params.tracking))}")
-        if registered:
-            print(registered)
+        with occupied(root, "run"):  # before params.yaml is read: a comparison sets knobs in it
+            recover(root)
+            _run(root)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return _USER_ERROR_EXIT
@@ -50,6 +46,18 @@ def main() -> int:
         print("interrupted; run again to go on", file=sys.stderr)
         return _INTERRUPTED_EXIT
     return 0
+
+
+def _run(root: Path) -> None:
+    params = load_params(root / "params.yaml")
+    check_models(params.teacher_model, params.student_model)
+    environment = {"MINILLM_PIPELINE_KEY": str(uuid.uuid4())}  # tracking groups the stages of one key
+    stages = run_and_record(root, environment)
+    record_outcomes(params, stages, environment)
+    registered = registry_line(params, environment)
+    print(f"\n{_stage_lines(stages)}\n\n{result_table(root)}\n\n{_where_next(mlflow_url(params.tracking))}")
+    if registered:
+        print(registered)
 
 
 def run_and_record(root: Path, environment: Mapping[str, str]) -> dict[str, StageRun]:

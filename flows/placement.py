@@ -15,17 +15,23 @@ from filelock import FileLock, Timeout
 from flows.dvc_lock import is_busy, wait_for_others
 from flows.experiments import require_free_name, reserved
 from flows.git import edited_files, head_commit, new_files
+from flows.graph import GRAPH_NAME
 from flows.overlay import PARAMS_NAME, run_params
+from flows.processes import STAGE_GRACE_S
 from flows.request import PipelineRequest
 from flows.waiting import Say
 from flows.worktree import worktree
 from minillm.config import Params
 from minillm.errors import UserError
 from minillm.params import load_params
+from tasks.lineage import LOCK_PATH
 from tasks.storage import STATE_DIR, read_json, write_json
 from tasks.tracking_store import STORE_VARIABLE, shared_uri
 
-_IN_USE_PATH = STATE_DIR / "in-use.lock"
+_IN_USE_PATH = STATE_DIR / "in-use.lock"  # held by all who work in the checkout; the kernel frees it at their death
+_HOLDER_PATH = STATE_DIR / "in-use.json"  # who that is
+_ENDING_S = STAGE_GRACE_S + 5  # who was told to end has ended by then
+KEPT_PATH = STATE_DIR / "compare/workspace.json"  # of experiments at work here; outlives those that are killed
 _PLACES_DIR = STATE_DIR / "places"  # of runs that have not ended well
 _NUM_NAMED = 10  # edited files in one line
 _MAX_NAME = 64
@@ -60,6 +66,38 @@ class Place:
 
 
 @contextmanager
+def occupied(checkout: Path, work: str) -> Iterator[None]:
+    """Keep the checkout for this work in the block, also while no DVC process runs; `work` names it to others.
+
+    Raises UserError when someone else works there and does not end soon.
+    """
+    if not (checkout / GRAPH_NAME).is_file():  # a place that is no repository stays as it is
+        raise UserError(f"{checkout}: no {GRAPH_NAME}; run this in the root of the repository")
+    lock = FileLock(checkout / _IN_USE_PATH)
+    try:
+        lock.acquire(timeout=_ENDING_S)
+    except Timeout:
+        work, pid = _holder(checkout)
+        raise UserError(f"{checkout}: another {work} works here (pid {pid}); wait until it ends, or end it") from None
+    try:
+        _sign(checkout, work)
+        yield
+    finally:
+        lock.release()
+
+
+def _sign(checkout: Path, work: str) -> None:
+    write_json(checkout / _HOLDER_PATH, {"pid": os.getpid(), "work": work})
+
+
+def _holder(checkout: Path) -> tuple[str, str]:
+    """Return what is at work in the checkout, and the id of its process, unless it has only begun."""
+    path = checkout / _HOLDER_PATH
+    holder = read_json(path) if path.exists() else {"work": "run", "pid": "unknown"}
+    return holder["work"], str(holder["pid"])
+
+
+@contextmanager
 def placed(checkout: Path, request: PipelineRequest, run: RunFacts, say: Say) -> Iterator[Place]:
     """Yield the place of a run, which is the working directory in the block.
 
@@ -73,6 +111,8 @@ def placed(checkout: Path, request: PipelineRequest, run: RunFacts, say: Say) ->
         _take_again(lock, checkout)
     write_json(memory, is_apart)
     try:
+        if not is_apart:
+            _sign(checkout, f"Prefect run {_experiment_name(run.name)}")
         with _apart(checkout, request, run, say) if is_apart else _inside(checkout) as place:
             yield place
             memory.unlink(missing_ok=True)
@@ -91,9 +131,9 @@ def _take_again(lock: FileLock, checkout: Path) -> None:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise UserError(
-            f"{checkout}: another run works in the checkout, as this one did; retry when it has ended"
-        ) from None
+        work, pid = _holder(checkout)
+        words = f"another run works in the checkout, as this one did ({work}, pid {pid})"
+        raise UserError(f"{checkout}: {words}; retry when it has ended") from None
 
 
 def checkout_mark(checkout: Path) -> str:
@@ -109,8 +149,8 @@ def checkout_mark(checkout: Path) -> str:
 
 
 def _taken(lock: FileLock, checkout: Path) -> bool:
-    """Return whether the checkout is ours now."""
-    if is_busy(checkout):
+    """Return whether the checkout is ours now; what killed experiments left in it is no place to work in."""
+    if is_busy(checkout) or (checkout / KEPT_PATH).exists():
         return False
     try:
         lock.acquire(timeout=0)
@@ -139,7 +179,8 @@ def _apart(checkout: Path, request: PipelineRequest, run: RunFacts, say: Say) ->
 
 def _say_what_is_left_out(checkout: Path, path: Path, commit: str, say: Say) -> None:
     """Name the edits and the new files of the checkout that a workspace does not have; raw data and models it has."""
-    absent = edited_files(checkout) + [name for name in new_files(checkout) if not (path / name).exists()]
+    new = [name for name in new_files(checkout) if Path(name).name != LOCK_PATH.name and not (path / name).exists()]
+    absent = edited_files(checkout) + new
     if absent:
         names = ", ".join(absent[:_NUM_NAMED]) + (
             f" and {len(absent) - _NUM_NAMED} more" if absent[_NUM_NAMED:] else ""

@@ -10,15 +10,17 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from minillm.config import TrackingConfig
 from tasks.event_spool import (
     SPOOLS_DIR,
     Event,
+    beside_spools,
     events_behind,
     header,
     last_write_ms,
+    put_aside,
     read_progress,
     spools,
     write_progress,
@@ -26,11 +28,11 @@ from tasks.event_spool import (
 from tasks.lineage import is_dead
 from tasks.mlflow_store import Store
 from tasks.storage import now_ms
-from tasks.tracking_store import without_secrets
+from tasks.tracking_store import absolute_uri, without_secrets
 
 _log = logging.getLogger(__name__)
 
-_LOCK_PATH = SPOOLS_DIR.with_name("mlflow-delivery.lock")
+_LOCK_NAME = "mlflow-delivery.lock"
 _LOCK_TIMEOUT_S = 60.0
 _EVERY_S = 2.0
 _AGAIN_S = 10.0  # after a failure
@@ -47,7 +49,8 @@ class Delivery(threading.Thread):
     def __init__(self, config: TrackingConfig) -> None:
         super().__init__(name="mlflow-delivery", daemon=True)
         self._store = Store(config)
-        self._wake, self._is_last, self._is_away = threading.Event(), False, False
+        self._wake, self._is_last = threading.Event(), False
+        self._is_away = self._is_kept_out = False
 
     def run(self) -> None:
         """Deliver until told to finish, then once more."""
@@ -67,12 +70,15 @@ class Delivery(threading.Thread):
             self.join(_NO_ANSWER_S)
             if self._is_away:
                 break
-        if self.is_alive() or self._is_away:
+        if self.is_alive() or self._is_away or self._is_kept_out:
             _log.warning("tracking: records wait in %s; the next stage or `python -m tasks sync` delivers", SPOOLS_DIR)
 
     def _attempt(self) -> None:
+        self._is_kept_out = False
         try:
             deliver_all(self._store)
+        except Timeout:
+            self._is_kept_out = True  # by another process, which delivers these records too
         except Exception as error:
             if not self._is_away:
                 warn_away(self._store.uri, error)
@@ -84,21 +90,34 @@ class Delivery(threading.Thread):
 
 
 def deliver_all(store: Store) -> int:
-    """Deliver all that waits, the oldest spool first, and return how many are not yet complete.
+    """Deliver all that waits, the oldest spool first, and return how many spools still wait.
 
-    One process at a time does this for a repository. Raises what the store raises.
+    One process at a time does this for a repository and its worktrees. Raises what a store raises that is away, at
+    once; what it refuses of one spool holds up no other, and is raised in the end.
     """
-    SPOOLS_DIR.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(_LOCK_PATH, timeout=_LOCK_TIMEOUT_S):
-        return sum(not _deliver(store, spool) for spool in spools())
+    lock_path = beside_spools(_LOCK_NAME)
+    lock_path.parent.mkdir(parents=True, exist_ok=True)
+    refusals: list[Exception] = []
+    with FileLock(lock_path, timeout=_LOCK_TIMEOUT_S):
+        for spool in spools():  # listed under the lock: what another process had at work is whole or gone
+            try:
+                _deliver(store, spool)
+            except Exception as error:
+                if not store.has_refused(error):
+                    raise
+                if not _is_for_deleted(store, spool, error):
+                    refusals.append(error)
+    if refusals:
+        raise refusals[0]
+    return len(spools())
 
 
-def _deliver(store: Store, spool: Path) -> bool:
-    """Deliver what a spool has and return whether it was closed, by its process or in the name of a dead one."""
+def _deliver(store: Store, spool: Path) -> None:
+    """Deliver what a spool has; it goes when it was closed, by its process or in the name of a dead one."""
     first, progress = header(spool), read_progress(spool)
     place = without_secrets(store.uri)
-    if progress.get("store", place) != place:  # begun in another store, which must get the rest
-        return False
+    if absolute_uri(progress.get("store", place), Path()) != place:  # begun in another store, which must get the rest
+        return
     if not progress["offset"]:
         ids = store.open(first, spool)
         offset = next(end for _, end in events_behind(spool, 0))
@@ -111,10 +130,31 @@ def _deliver(store: Store, spool: Path) -> bool:
         write_progress(spool, progress)
     if not progress.get("is_ended"):
         if not is_writer_dead:
-            return False
+            return
         store.deliver(_killed(first, spool), progress["ids"], spool)
     shutil.rmtree(spool)
-    return True
+
+
+def _is_for_deleted(store: Store, spool: Path, error: Exception) -> bool:
+    """Return whether a record was refused since its run is deleted; its spool is put aside once it has its end.
+
+    Until then its stage may keep files in it, and the run may be restored.
+    """
+    first, ids = header(spool), read_progress(spool).get("ids", {})
+    deleted = store.deleted(first["experiment"], ids)
+    end = _end_of(first, spool)
+    if deleted and end:
+        left = {name: ids[name] for name in ids if name not in deleted}
+        store.deliver(end, left, spool)
+        _warn_aside(first, put_aside(spool), error)
+    return bool(deleted)
+
+
+def _end_of(first: Event, spool: Path) -> Event | None:
+    """Return the record that closes a spool, that of a dead writer too; None while it is written to."""
+    is_writer_dead = _is_abandoned(first, spool)  # asked before reading: a dead one writes no more
+    written = next((event for event, _ in events_behind(spool, 0) if event["kind"] == "end"), None)
+    return written or (_killed(first, spool) if is_writer_dead else None)
 
 
 def _is_abandoned(first: Event, spool: Path) -> bool:
@@ -152,3 +192,14 @@ def warn_away(uri: str, error: Exception) -> None:
     text = without_secrets(" ".join(f"{uri} ({type(error).__name__}: {error})".split()))
     reason = textwrap.shorten(text, _MAX_REASON_LENGTH)
     _log.warning("tracking: records are kept in %s until they can go to MLflow at %s", SPOOLS_DIR, reason)
+
+
+def _warn_aside(first: Event, place: Path, error: Exception) -> None:
+    """Say in one line which run MLflow refuses, why, and where its records are."""
+    stage = f"stage {first['stage']['name']} of " if first["stage"] else ""
+    reason = textwrap.shorten(without_secrets(" ".join(str(error).split())), _MAX_REASON_LENGTH)
+    _log.warning(
+        "tracking: MLflow refuses the records of %srun %s of experiment %s, which are now in %s (moved back to %s they "
+        "go to a run that was restored): %s",
+        *(stage, first["pipeline"]["name"], first["experiment"], place, SPOOLS_DIR, reason),
+    )

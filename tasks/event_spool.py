@@ -14,11 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tasks.integrity import DAMAGED_DIR
 from tasks.storage import STATE_DIR, read_json, replacing, write_json
 
 Event = dict[str, Any]
 
-SPOOLS_DIR = STATE_DIR / "mlflow"
+SPOOLS_DIR = STATE_DIR / "mlflow"  # in a worktree a link to that of its checkout
 _EVENTS, _PROGRESS, _FILES = "events.jsonl", "progress.json", "files"
 _UNBORN_S = 60.0  # a spool without a header for so long was left by a kill
 _SYNC_EVERY_S = 1.0  # a kill loses no line; the loss of the machine's power this many seconds
@@ -63,15 +64,34 @@ def _line(event: Event) -> str:
     return json.dumps(event, allow_nan=False) + "\n"
 
 
+def beside_spools(name: str) -> Path:
+    """Return a path beside the spools where they really are: one for all who share them by links."""
+    return SPOOLS_DIR.resolve().with_name(name)
+
+
 def spools() -> list[Path]:
     """Return the directories of all spools, the oldest first; what a kill left without a header goes."""
     if not SPOOLS_DIR.is_dir():
         return []
     found = sorted(SPOOLS_DIR.iterdir())
-    for path in found:
-        if not (path / _EVENTS).exists() and time.time() - path.stat().st_mtime > _UNBORN_S:
-            shutil.rmtree(path)
+    for path in filter(_is_unborn, found):
+        shutil.rmtree(path, ignore_errors=True)
     return [path for path in found if (path / _EVENTS).exists()]
+
+
+def put_aside(directory: Path) -> Path:
+    """Move a spool to where damaged files are, and return where it is; moved back, it is delivered on."""
+    target = beside_spools(DAMAGED_DIR.name) / directory.name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    directory.rename(target)
+    return target
+
+
+def _is_unborn(path: Path) -> bool:
+    try:
+        return not (path / _EVENTS).exists() and time.time() - path.stat().st_mtime > _UNBORN_S
+    except FileNotFoundError:  # delivered by another process since it was listed
+        return False
 
 
 def last_write_ms(directory: Path) -> int:

@@ -60,8 +60,8 @@ def damaged_objects(cache: Path) -> list[Path]:
 
 def cache_dir() -> Path:
     """Return DVC's cache, which settings of this repository, user or machine may have put anywhere."""
-    done = subprocess.run([sys.executable, "-m", "dvc", "cache", "dir"], capture_output=True, text=True, check=True)
-    return Path(done.stdout.strip())
+    done = subprocess.run([sys.executable, "-m", "dvc", "cache", "dir"], capture_output=True, text=True, check=False)
+    return Path(done.stdout.strip() if done.returncode == 0 else ".dvc/cache")  # where no DVC is there is none
 
 
 def cached_files(md5: str) -> dict[str, Path] | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,8 +25,8 @@ from tasks.tracking_store import (
     artifacts_dir,
     is_server,
     make_client_hurry,
+    shared_uri,
     start_lock_path,
-    tracking_uri,
 )
 
 _log = logging.getLogger(__name__)
@@ -35,6 +35,8 @@ _START_LOCK_TIMEOUT_S = 60
 _NUM_CONNECT_ATTEMPTS = 3  # of a database; MLflow's own 10 wait 100 s
 _BATCH_PARAMS = 100  # MLflow's limit of one request
 _DIGEST_LENGTH = 36  # of a data set, MLflow's limit
+_GONE = "RESOURCE_DOES_NOT_EXIST"
+_REFUSALS = {_GONE, "INVALID_PARAMETER_VALUE"}  # the latter also for what is deleted
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Store:
     """The MLflow store of the params; reached when the first record needs it. Its methods raise what MLflow raises."""
 
     def __init__(self, config: TrackingConfig) -> None:
-        self.uri = tracking_uri(config)
+        self.uri = shared_uri(config, Path())
 
     @cached_property
     def _client(self) -> Any:
@@ -93,6 +95,29 @@ class Store:
         }
         content = {name: value for name, value in event.items() if name != "kind"}
         actions[event["kind"]](ids, spool, **content)
+
+    def has_refused(self, error: Exception) -> bool:
+        """Return whether an error is this store's answer to one record; a store that is away gives none."""
+        from mlflow.exceptions import MlflowException
+
+        return isinstance(error, MlflowException) and error.error_code in _REFUSALS
+
+    def deleted(self, experiment: str, ids: Mapping[str, str]) -> Set[str]:
+        """Return which of a spool's ids are of something deleted; `experiment` alone when it has no ids yet."""
+        if not ids:
+            found = self._client.get_experiment_by_name(experiment)
+            return {"experiment"} if found and found.lifecycle_stage == "deleted" else set()
+        is_there = {name: self._has_run(ids[name]) for name in ids.keys() - {"experiment"}}
+        return {name for name in is_there if not is_there[name]}
+
+    def _has_run(self, run_id: str) -> bool:
+        """Return whether a run is there; those of a deleted experiment are deleted with it."""
+        try:
+            return bool(self._client.get_run(run_id).info.lifecycle_stage == "active")
+        except Exception as error:
+            if self.has_refused(error):
+                return False
+            raise
 
     def _experiment_id(self, name: str) -> str:
         """Return the experiment, made when missing; without a server its artifacts lie in this repository."""
@@ -169,12 +194,15 @@ class Store:
 
     def _end(self, ids: Mapping[str, str], spool: Path, status: str, time_ms: int, outcomes: dict[str, str]) -> None:
         """Close the stage's run, note outcomes that the parent has none of yet, and set the parent's status by all."""
-        if "child" in ids:
+        is_new = "child" in ids
+        if is_new:
             self._client.set_terminated(ids["child"], status, time_ms)
+        if "parent" not in ids:
+            return
         recorded = self._client.get_run(ids["parent"]).data.tags
         tags = {f"stage.{stage}.outcome": outcome for stage, outcome in outcomes.items()}
-        is_new = "child" in ids
-        _set_tags(self._client, ids["parent"], {name: tags[name] for name in tags if is_new or name not in recorded})
+        new = {name: tags[name] for name in tags if is_new or recorded.get(name, "running") == "running"}
+        _set_tags(self._client, ids["parent"], new)
         self._set_status(ids["parent"], time_ms)
 
     def _set_status(self, parent: str, time_ms: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 
 from minillm.config import Params, TrackingConfig
 from minillm.digests import digest
@@ -30,7 +31,7 @@ def register_student(params: Params) -> Decision | None:
     if not params.tracking.enabled or not params.tracking.registered_model:
         return None
     student = recorded_student()
-    if student is None or (mark := _RECORDED_DIR / _identity(params.tracking, student)).exists():
+    if student is None or (mark := _mark(params.tracking, student)).exists():
         return None
     spool = record_student(params, _content(params, student))
     mark.parent.mkdir(parents=True, exist_ok=True)
@@ -42,14 +43,15 @@ def register_student(params: Params) -> Decision | None:
 def promote(params: Params, version: int | None) -> str:
     """Make a version, the newest when none is given, @champion by hand and return a line that says so.
 
-    Raises UserError when there is no such version, its files are lost, or MLflow is away.
+    A registry that has lost its versions gets the student at hand again. Raises UserError when there is no such
+    version, its files are lost, or MLflow is away.
     """
     config = params.tracking
     if not config.enabled or not config.registered_model:
         raise UserError("there is no registry (params.yaml: tracking.enabled, tracking.registered_model)")
     registry = _registry(config)
     try:
-        number = version or registry.number(CANDIDATE)
+        number = version or registry.number(CANDIDATE) or _registered_again(params, registry)
         if number is None:
             raise UserError(f"{config.registered_model} has no version yet; `minillm run` makes one")
         registry.promote(number)
@@ -78,6 +80,16 @@ def _content(params: Params, student: Student) -> dict[str, object]:
     }
 
 
-def _identity(config: TrackingConfig, student: Student) -> str:
+def _registered_again(params: Params, registry: Registry) -> int | None:
+    """Register the student at hand, also one that a registry had which is lost, and return the newest version."""
+    if student := recorded_student():
+        _mark(params.tracking, student).unlink(missing_ok=True)
+    register_student(params)
+    return registry.number(CANDIDATE)
+
+
+def _mark(config: TrackingConfig, student: Student) -> Path:
+    """Return the file that says that a student was recorded: a run with no news asks MLflow nothing."""
     store = without_secrets(tracking_uri(config))
-    return digest([store, config.registered_model, config.champion_metric, asdict(student)]).hex()
+    identity = digest([store, config.registered_model, config.champion_metric, asdict(student)]).hex()
+    return _RECORDED_DIR / identity

@@ -12,7 +12,7 @@ from minillm.digests import content_sha256
 from minillm.params import read_yaml
 from tasks import lineage
 from tasks.delivery import Delivery, deliver_all, warn_away
-from tasks.event_spool import Event, Spool
+from tasks.event_spool import Event, Spool, spools
 from tasks.finals import recorded_finals
 from tasks.mlflow_store import Store
 from tasks.storage import now_ms
@@ -126,13 +126,13 @@ def record_student(params: Params, student: Event) -> Path:
 
 
 def sync_records(params: Params) -> int:
-    """Deliver all records that wait for MLflow and return how many runs' are not complete; one warning says why not."""
+    """Deliver all records that wait for MLflow and return of how many runs some still wait; a warning says why."""
     store = Store(params.tracking)
     try:
         return deliver_all(store)
     except Exception as error:
         warn_away(store.uri, error)
-        return 1
+        return len(spools())
 
 
 def checked_points(step: int, metrics: Mapping[str, float], time_ms: int) -> list[Point]:

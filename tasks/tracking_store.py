@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from minillm.config import TrackingConfig
+from tasks.event_spool import beside_spools
 from tasks.storage import STATE_DIR
 
 RUN_NAME_VARIABLE = "MINILLM_RUN_NAME"
@@ -39,7 +40,11 @@ def experiment_tags() -> dict[str, str]:
 
 def shared_uri(config: TrackingConfig, directory: Path) -> str:
     """Return the store of a directory as a process that works in another one names it."""
-    uri = tracking_uri(config)
+    return absolute_uri(tracking_uri(config), directory)
+
+
+def absolute_uri(uri: str, directory: Path) -> str:
+    """Return a store that a directory names, as every other directory names it too."""
     path = uri.removeprefix(_SQLITE)
     return _SQLITE + (directory / path).resolve().as_posix() if uri.startswith(_SQLITE) else uri
 
@@ -51,8 +56,12 @@ def artifacts_dir(uri: str) -> Path:
 
 
 def start_lock_path(uri: str) -> Path:
-    """Return the file that those who may create a store lock: two who create one together break its migration."""
-    return artifacts_dir(uri).parent / STATE_DIR / "mlflow.lock"
+    """Return the file that those who may create a store lock: two who create one together break its migration.
+
+    It also guards the search for a run before it is made; those who share spools share it, a server's too.
+    """
+    name = "mlflow.lock"
+    return artifacts_dir(uri).parent / STATE_DIR / name if uri.startswith(_SQLITE) else beside_spools(name)
 
 
 def is_server(uri: str) -> bool:

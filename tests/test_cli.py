@@ -66,7 +66,6 @@ def test_a_mistake_is_one_line(arguments: list[str], words: str, monkeypatch: py
     assert done.exit_code == 2 and words in done.output and "Traceback" not in done.output
 
 
-@pytest.mark.pipeline
 def test_the_doctor_outside_a_repository_says_where_to_call_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(app, ["doctor"])
@@ -76,6 +75,7 @@ def test_the_doctor_outside_a_repository_says_where_to_call_it(tmp_path: Path, m
     )
 
 
+@pytest.mark.pipeline
 def test_models_answer_and_the_state_is_shown(finished_project: Path) -> None:
     said = [
         minillm(

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,10 @@ def test_a_commit_made_meanwhile_keeps_its_index(root: Path) -> None:
     assert run_in(root, "git", "status", "--short").stdout == ""
 
 
-def test_two_comparisons_do_not_meet_and_git_is_needed(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_two_comparisons_do_not_meet_and_git_is_needed(
+    root: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.placement._ENDING_S", 0)
     with kept_workspace(root), pytest.raises(UserError, match="another comparison"), kept_workspace(root):
         pass
     plain = tmp_path_factory.mktemp("plain")
@@ -177,16 +181,30 @@ def _mlflow_parents(root: Path) -> dict[str, tuple[str, ...]]:
 
 
 @pytest.mark.pipeline
-def test_a_real_comparison_that_is_ended_gives_the_workspace_back(scratch: Path) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "sleeping", "number", "exit_code"),
+    [
+        (["flows.compare", "--variants", "grpo", "--seeds", "17"], "grpo", signal.SIGTERM, 143),
+        (["flows.seeds", "18"], "minillm", signal.SIGINT, 130),
+        (["flows.seeds", "18"], "minillm", signal.SIGTERM, 143),
+    ],
+)
+def test_real_experiments_that_are_ended_give_the_workspace_back(
+    scratch: Path, arguments: list[str], sleeping: str, number: signal.Signals, exit_code: int
+) -> None:
     before = state(scratch)
-    command = _command("--variants", "grpo", "--seeds", "17")
+    # A shell starts what runs in its background with SIGINT ignored, and children inherit that.
+    heed = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    command, environment = [sys.executable, "-m", *arguments], _environment(SLEEPING=sleeping)
     with subprocess.Popen(
-        command, cwd=scratch, env=_environment(SLEEPING="grpo"), stderr=subprocess.DEVNULL
+        command, cwd=scratch, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=heed
     ) as process:
+        assert process.stderr is not None
         while not (scratch / "started").exists():
             assert process.poll() is None
             time.sleep(0.1)
         (scratch / "started").unlink()
-        os.kill(process.pid, signal.SIGTERM)
-    assert process.returncode == 143
+        os.kill(process.pid, number)
+        told = process.stderr.read()
+    assert process.returncode == exit_code and "flows/" not in told  # a traceback of ours
     assert state(scratch) == before

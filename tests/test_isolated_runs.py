@@ -14,6 +14,7 @@ import pytest
 
 import flows.pipeline
 from flows import experiments
+from flows.compare_workspace import kept_workspace
 from flows.dvc_lock import WORKTREES_DIR
 from flows.dvc_process import dvc, is_up_to_date
 from flows.placement import RunFacts, placed
@@ -118,6 +119,20 @@ def test_a_scheduled_run_and_one_beside_another_work_apart(root: Path) -> None:
         assert place.experiment == "nightly-owl"
     with placed(root, _request(), _BY_HAND, print), placed(root, _request(), _BY_HAND, print) as second:
         assert second.path.parent == root / WORKTREES_DIR
+
+
+def test_a_run_beside_a_comparison_works_apart_also_between_two_experiments(root: Path) -> None:
+    with kept_workspace(root) as workspace:
+        workspace.start({})
+        with placed(root, _request(), _BY_HAND, print) as place:
+            assert place.path.parent == root / WORKTREES_DIR
+
+
+def test_a_comparison_beside_a_run_in_the_checkout_is_told_of_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flows.placement._ENDING_S", 0)
+    told = rf"another Prefect run calm-fox works here \(pid {os.getpid()}\)"
+    with placed(root, _request(), _BY_HAND, print), pytest.raises(UserError, match=told), kept_workspace(root):
+        pass
 
 
 def test_edits_that_are_not_committed_are_said_to_be_left_out(root: Path) -> None:
@@ -242,7 +257,9 @@ def test_a_retry_stays_in_the_place_of_its_first_try(root: Path) -> None:
     with pytest.raises(KeyError), placed(root, _request(), _BY_HAND, print):
         raise KeyError
     with placed(root, _request(), RunFacts("0-4", "other-owl", is_scheduled=False, is_retry=False), print):
-        refused = pytest.raises(UserError, match="another run works in the checkout, as this one did")
+        refused = pytest.raises(
+            UserError, match=r"another run works in the checkout, as this one did \(Prefect run oth"
+        )
         with refused, placed(root, _request(), retry, print):
             pass
     with placed(root, _request(), retry, print) as place:

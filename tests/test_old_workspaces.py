@@ -1,4 +1,4 @@
-"""Workspaces that nobody has gone on with for a week are removed by the next run, whole or not."""
+"""What killed runs left: workspaces are removed after a week, and nobody works in a checkout that is not the user's."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from flows.dvc_lock import WORKTREES_DIR
-from flows.placement import RunFacts, placed
+from flows.placement import KEPT_PATH, RunFacts, placed
 from flows.request import PipelineRequest
+from tasks.storage import write_json
 from tests.scratch_repository import commit_all, make_scratch_repository, run_in
 
 pytestmark = pytest.mark.pipeline
@@ -39,3 +40,15 @@ def test_old_ones_and_old_ruins_go_and_young_ones_stay(tmp_path: Path, monkeypat
     assert set((root / WORKTREES_DIR).iterdir()) == {young, young_ruin, last}
     listed = run_in(root, "git", "worktree", "list").stdout
     assert str(ruin) not in listed and str(young) in listed
+
+
+def test_a_run_does_not_work_in_what_killed_experiments_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = commit_all(make_scratch_repository(tmp_path / "scratch"))
+    monkeypatch.chdir(root)
+    write_json(root / KEPT_PATH, {})  # what they need to give the checkout back
+    run = RunFacts("0-1", "calm-fox", is_scheduled=False, is_retry=False)
+    with placed(root, PipelineRequest(), run, print) as place:
+        assert place.path != root
+    (root / KEPT_PATH).unlink()
+    with placed(root, PipelineRequest(), run, print) as place:
+        assert place.path == root

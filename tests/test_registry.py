@@ -214,7 +214,43 @@ def test_a_promotion_by_hand_tells_in_one_line_what_is_wrong(params: Params) -> 
         promote(with_tracking(params, uri=NOWHERE), 1)
 
 
+def promoted_in_a_new_process() -> str:
+    """A process keeps the file of its store open, even one that is removed."""
+    done = subprocess.run(
+        [sys.executable, "-c", "from flows.cli import app; app()", "promote"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_promotion_by_hand_registers_again_after_the_store_was_lost(params: Params) -> None:
+    md5 = make_student("a", 50.0)
+    code = (
+        "from pathlib import Path; from minillm.params import load_params; from tasks.registry import register_student;"
+    )
+    code += "print(register_student(load_params(Path('params.yaml'))).line)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    for path in Path().glob("mlflow.db*"):
+        path.unlink()
+    assert promoted_in_a_new_process() == f"registry: {NAME} version 1 is @champion: promoted by hand\n"
+    (version,) = versions()
+    assert version.tags["dvc.md5"] == md5 and version.tags["loadable"] == "true"
+    assert aliases() == {"candidate": 1, "champion": 1} and list(SPOOLS_DIR.iterdir()) == []
+
+
+def test_a_promotion_by_hand_registers_again_after_the_model_was_deleted(params: Params) -> None:
+    for weights in ("a", "b"):
+        md5 = make_student(weights, 50.0)
+        register_student(params)
+    client().delete_registered_model(NAME)
+    assert register_student(params) is None and versions() == []  # a deletion by hand is not undone by a run
+    assert promote(params, None) == f"registry: {NAME} version 1 is @champion: promoted by hand"
+    assert [version.tags["dvc.md5"] for version in versions()] == [md5]
+    assert register_student(params) is None
+
+
 def test_a_student_whose_files_are_lost_is_not_promoted(params: Params) -> None:
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "--quiet"], check=True)
     make_student("a", 50.0)
     register_student(params)
     make_student("b", 51.0)
