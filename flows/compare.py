@@ -22,8 +22,7 @@ from flows.compare_variants import (
     planned_runs,
     with_settings,
 )
-from flows.compare_workspace import PARAMS_NAME, kept_workspace
-from flows.compare_workspace import end_by_signal as _end_by_signal
+from flows.compare_workspace import PARAMS_NAME, end_by_signal, kept_workspace
 from flows.environment import mlflow_url
 from minillm.config import Params
 from minillm.errors import UserError
@@ -43,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--variants", nargs="+", default=DEFAULT_VARIANTS, metavar="NAME", help=", ".join(VARIANTS))
     parser.add_argument("--seeds", nargs="+", default=DEFAULT_SEEDS, metavar="N", help="integers >= 0")
     options = parser.parse_args(arguments)
-    _end_by_signal()
+    end_by_signal()
     try:
         return _compare(Path.cwd(), planned_runs(options.variants, options.seeds))
     except UserError as error:

@@ -84,7 +84,7 @@ def make_repository(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     run_in(root, *COMMIT)
     monkeypatch.chdir(root)
     monkeypatch.setattr(compare, "run_experiment", stand_in)
-    monkeypatch.setattr(compare, "_end_by_signal", lambda: None)
+    monkeypatch.setattr(compare, "end_by_signal", lambda: None)
     return root
 
 
