@@ -69,22 +69,20 @@ def check_head(model: Any, location: str) -> None:
 
 def check_context(model: Any, num_tokens: int, what: str) -> None:
     """Raise UserError when prompt and response together are longer than the positions the model knows."""
-    limit = getattr(model.config, "max_position_embeddings", None)
-    if limit is not None and num_tokens > limit:
-        raise UserError(
-            f"{what}: prompt and response together have up to {num_tokens} tokens, the model at most {limit}; "
-            "lower data.max_prompt_tokens or the max_response_tokens in force"
-        )
+    words = f"{what}: prompt and response together have up to {num_tokens} tokens"
+    _require_positions(model, num_tokens, words, "data.max_prompt_tokens or the max_response_tokens in force")
 
 
 def check_corpus(model: Any, num_tokens: int, what: str) -> None:
     """Raise UserError when a block of the corpus is longer than the positions the model knows."""
+    words = f"{what}: blocks of the corpus have {num_tokens} tokens"
+    _require_positions(model, num_tokens, words, "data.corpus_block_tokens")
+
+
+def _require_positions(model: Any, num_tokens: int, words: str, knobs: str) -> None:
     limit = getattr(model.config, "max_position_embeddings", None)
     if limit is not None and num_tokens > limit:
-        raise UserError(
-            f"{what}: blocks of the corpus have {num_tokens} tokens, the model takes at most {limit}; "
-            "lower data.corpus_block_tokens"
-        )
+        raise UserError(f"{words}, the model at most {limit}; lower {knobs}")
 
 
 def load_saved(directory: Path, dtype: torch.dtype, device: torch.device) -> Any:

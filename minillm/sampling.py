@@ -93,8 +93,7 @@ def sample_responses(
     for position in range(num_tokens):
         logits = choice.next_logits(drawn.active, position) / temperature
         if uniforms is None:
-            largest, token_ids = logits.max(dim=-1)
-            _require_finite(largest)
+            token_ids = _likeliest(logits)
         else:
             probabilities = truncated(logits, top_k, top_p).float().softmax(dim=-1)
             token_ids = draw_tokens(probabilities, uniforms[drawn.active, position])
@@ -182,6 +181,12 @@ def _decoder(model: Any, prompts: PromptBatch, num_tokens: int, kept: Tensor | N
     if isinstance(model, LeanModel):
         return LeanDecoder(model, prompts, num_tokens, kept)
     return GenericDecoder(model, prompts, kept)
+
+
+def _likeliest(logits: Tensor) -> Tensor:
+    largest, token_ids = logits.max(dim=-1)
+    _require_finite(largest)
+    return token_ids
 
 
 def draw_tokens(probabilities: Tensor, uniforms: Tensor) -> Tensor:

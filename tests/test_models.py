@@ -210,7 +210,7 @@ def test_a_head_with_an_unknown_transform_is_refused(tmp_path: Path) -> None:
 
 def test_texts_longer_than_the_models_positions_are_refused() -> None:
     check_corpus(tiny.tiny_gpt2(1), 128, "student")
-    with pytest.raises(UserError, match="student: blocks of the corpus have 129 tokens, the model takes at most 128;"):
+    with pytest.raises(UserError, match="student: blocks of the corpus have 129 tokens, the model at most 128;"):
         check_corpus(tiny.tiny_gpt2(1), 129, "student")
     check_context(tiny.tiny_gpt2(1), 128, "student")
     with pytest.raises(UserError, match="student: prompt and response together have up to 129 tokens, the model"):
