@@ -46,9 +46,9 @@ def stage(name: Annotated[str, typer.Argument(help="prepare, teacher, warmup, di
     Example: minillm stage distill
     """
     from flows.compare_workspace import recover
-    from flows.dvc_process import DvcError, reproduce
     from flows.graph import select_stages
     from flows.placement import occupied
+    from flows.reproduction import DvcError, reproduce
 
     def run_stage(root: Path) -> None:
         [known] = select_stages(root, [name])

@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
 from flows.compare_variants import Setting, set_param_arguments
 from flows.dvc_lock import clear_up
-from flows.dvc_process import StageClock, StageRun, dvc_command, end_leftovers
+from flows.dvc_process import dvc_command
 from flows.environment import child_environment
 from flows.finish import record_outcomes, registry_line
 from flows.processes import STAGE_GRACE_S, group_members, process_group, wait_until
+from flows.reproduction import DvcError, Reproduction, StageRun, end_leftovers
 from minillm.config import Params
 from minillm.errors import UserError
 from minillm.params import load_params
@@ -43,23 +43,21 @@ def _run_dvc(root: Path, arguments: tuple[str, ...], environment: Mapping[str, s
     """Run a DVC command, pass on its lines, and return what it did with each stage."""
     for message in clear_up(root):
         print(message, flush=True)
-    clock = StageClock()
     command = dvc_command(*arguments)
     with process_group(command, root, child_environment(environment), subprocess.PIPE, None) as process:
         try:
             end_leftovers(process)
-            assert process.stdout is not None
-            for line in process.stdout:
-                clock.read(line.rstrip(), time.monotonic())
-                print(line, end="", flush=True)
-            exit_code = process.wait()
+            return Reproduction(process).read_all(_show)
+        except DvcError as error:
+            words = f"dvc {' '.join(arguments[:2])} ended with exit code {error.exit_code}; its lines are above"
+            raise UserError(words) from None
         except BaseException:
             _interrupt(process)
             raise
-    clock.close(time.monotonic())
-    if exit_code != 0:
-        raise UserError(f"dvc {' '.join(arguments[:2])} ended with exit code {exit_code}; its lines are above")
-    return clock.stages()
+
+
+def _show(line: str) -> None:
+    print(line, flush=True)
 
 
 def _interrupt(process: subprocess.Popen[str]) -> None:

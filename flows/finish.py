@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from flows.dvc_process import StageRun
 from flows.environment import mlflow_url
+from flows.reproduction import StageRun
 from minillm.config import Params
 from minillm.errors import UserError
 from tasks.event_spool import spools

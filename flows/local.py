@@ -10,13 +10,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from flows.compare_workspace import recover
-from flows.dvc_process import DvcError, StageRun, reproduce
 from flows.environment import mlflow_url, prefect_url
 from flows.finish import record_outcomes, registry_line
 from flows.graph import stage_order
 from flows.memory import PeakMemory
 from flows.placement import occupied
 from flows.processes import exit_on_sigterm
+from flows.reproduction import DvcError, StageRun, reproduce
 from minillm.errors import UserError
 from minillm.params import load_params
 from minillm.preflight import check_models

@@ -1,8 +1,10 @@
-"""The Prefect flow: one task per stage of dvc.yaml, each `dvc repro --single-item`; DVC alone decides what is stale."""
+"""The Prefect flow: one task per stage of dvc.yaml; `dvc repro` does the work and alone decides what is stale."""
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,13 +16,14 @@ from prefect.states import Failed
 from prefect.utilities.urls import url_for
 
 from flows import experiments
-from flows.dvc_process import StageRun, first_stages_up_to_date, is_up_to_date
+from flows.dvc_process import first_stages_up_to_date, is_up_to_date
 from flows.environment import LASTING_PAGES_VARIABLE, mlflow_url
 from flows.finish import mlflow_run_page, record_outcomes, registry_line
 from flows.graph import select_stages, stage_order
 from flows.hand_over import clear_away, fetch_result, require_remotes, send_inputs
 from flows.placement import Place, RunFacts, checkout_mark, placed
 from flows.publish import publish_experiment, publish_results, publish_stages
+from flows.reproduction import Reproduction, StageRun, reproduction
 from flows.request import Origin, PipelineRequest, StageRequest
 from flows.stage_task import run_stage, send_stage, stage_environment
 from minillm.config import Params
@@ -62,23 +65,30 @@ def _stages(place: Place, request: PipelineRequest) -> dict[str, StageRun]:
     if done != names:
         check_models(place.params.teacher_model, place.params.student_model)
     runs = dict.fromkeys(done, StageRun("skipped", 0.0))
-    for name in names[len(done) :]:
-        if request.gpu_pool and name in GPU_STAGES:
-            runs[name] = _elsewhere(name, place, request, origin)
+    pool_stages = GPU_STAGES if request.gpu_pool else ()
+    for is_away, group in itertools.groupby(names[len(done) :], lambda name: name in pool_stages):
+        if is_away:
+            runs |= {name: _elsewhere(name, place, request, origin) for name in group}
         else:
-            runs[name] = _here(name, place, origin)
+            runs |= _here(list(group), place, origin)
     return runs
 
 
-def _here(name: str, place: Place, origin: Origin) -> StageRun:
+def _here(names: Sequence[str], place: Place, origin: Origin) -> dict[str, StageRun]:
+    """Bring stages up to date, each as a task; one process of DVC serves them all, as each would cost a second."""
     environment = {**stage_environment(origin), **place.environment}
-    return _result(run_stage.with_options(name=name, task_run_name=name)(name, environment, return_state=True))
+    with reproduction(place.path, names, environment) as work:
+        return {name: _result(_run(name, work)) for name in names}
+
+
+def _run(name: str, work: Reproduction) -> State[Any]:
+    return run_stage.with_options(name=name, task_run_name=name)(name, work, return_state=True)
 
 
 def _elsewhere(name: str, place: Place, request: PipelineRequest, origin: Origin) -> StageRun:
     """Have the stage run on the GPU pool, unless it is up to date; what came of it is checked here."""
     if is_up_to_date(place.path, name):
-        return _here(name, place, origin)
+        return _here([name], place, origin)[name]
     sent = StageRequest(stage=name, origin=origin, checkout=checkout_mark(place.checkout), workspace=place.key)
     if request.hand_over == "remotes":
         run = _by_remotes(place, request.gpu_pool, sent)

@@ -8,7 +8,7 @@ from typing import Any
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from flows.dvc_process import StageRun
+from flows.reproduction import StageRun
 from tasks.storage import METRICS_DIR, REPORT_PATH, read_json
 
 

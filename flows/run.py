@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 
-from flows.dvc_process import DvcError
 from flows.pipeline import pipeline
+from flows.reproduction import DvcError
 from flows.request import PipelineRequest
 
 _FAILED_EXIT = 1

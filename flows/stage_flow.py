@@ -13,11 +13,11 @@ from typing import Any
 from prefect import flow, get_run_logger
 from prefect.states import Completed, Failed
 
-from flows.dvc_process import StageRun
 from flows.graph import select_stages
 from flows.hand_over import received
 from flows.overlay import PARAMS_NAME
 from flows.placement import checkout_mark
+from flows.reproduction import StageRun, reproduction
 from flows.request import StageRequest
 from flows.stage_task import STAGE_FLOW, done_message, run_stage, stage_environment
 from flows.waiting import Say, waited_for
@@ -36,7 +36,8 @@ def stage(request: StageRequest) -> Any:
         with device_slot(say), _workspace(checkout, request, say) as path:
             [name] = select_stages(path, [request.stage])
             environment = {**stage_environment(request.origin), STORE_VARIABLE: store}
-            state = run_stage.with_options(name=name, task_run_name=name)(name, environment, return_state=True)
+            with reproduction(path, [name], environment) as work:
+                state = run_stage.with_options(name=name, task_run_name=name)(name, work, return_state=True)
             if not state.is_completed():
                 raise UserError(state.message)
     except UserError as error:

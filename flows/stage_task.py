@@ -1,10 +1,9 @@
-"""One stage as a Prefect task: here by `dvc repro --single-item`, or by a worker of another pool."""
+"""One stage as a Prefect task: here by the `dvc repro` of its flow, or by a worker of another pool."""
 
 from __future__ import annotations
 
 import re
 import time
-from pathlib import Path
 from typing import Any
 
 from prefect import get_run_logger, task
@@ -12,8 +11,8 @@ from prefect.cache_policies import NO_CACHE
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Failed
 
-from flows.dvc_process import DvcError, StageRun, reproduce
 from flows.progress_artifact import ProgressArtifact
+from flows.reproduction import DvcError, Reproduction, StageRun
 from flows.request import Origin, StageRequest
 from flows.sent_run import run_elsewhere
 from minillm.errors import UserError
@@ -42,8 +41,8 @@ def stage_environment(origin: Origin) -> dict[str, str]:
 
 
 @task(retries=0, cache_policy=NO_CACHE, persist_result=False)  # type: ignore[untyped-decorator]
-def run_stage(name: str, environment: dict[str, str]) -> Any:
-    """Bring one stage up to date and return the fields of its StageRun, or a failed state that carries the DvcError."""
+def run_stage(name: str, work: Reproduction) -> Any:
+    """Follow DVC through a stage and return the fields of its StageRun, or a failed state that carries the DvcError."""
     logger = get_run_logger()
     bar = ProgressArtifact(name, logger)
     start_s = time.monotonic()
@@ -54,11 +53,9 @@ def run_stage(name: str, environment: dict[str, str]) -> Any:
             bar.read(line)
 
     try:
-        run = reproduce(Path.cwd(), name, on_line, environment)[name]
+        run = work.read_stage(name, on_line)
     except DvcError as error:
         return Failed(message=f"{error}: {_reason(error)}", data=error)
-    except UserError as error:
-        return Failed(message=str(error), data=error)
     logger.info("stage %s: %s in %.1f s", name, run.outcome, time.monotonic() - start_s)
     return {"outcome": run.outcome, "wall_s": run.wall_s}
 

@@ -23,7 +23,7 @@ from tests.scratch_repository import make_scratch_repository, set_param
 _OUTPUTS = ("prepared", "distilled.txt", "reports", "dvc.lock")
 _END_S = 60.0
 # What `make run` and the Prefect flow do, without the table of results, which the fakes do not make.
-_ENTRY_POINT = "from pathlib import Path; from flows.dvc_process import *; reproduce(Path.cwd(), None, print, {})"
+_ENTRY_POINT = "from pathlib import Path; from flows.reproduction import *; reproduce(Path.cwd(), None, print, {})"
 
 
 def kill_repro(root: Path, found: Findings, num_kills: int) -> None:

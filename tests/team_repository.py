@@ -21,7 +21,7 @@ _FLOW = """
 from pathlib import Path
 from prefect import flow, get_run_logger
 from prefect.states import Failed
-from flows.dvc_process import DvcError, reproduce
+from flows.reproduction import DvcError, reproduce
 
 @flow(name="stages", persist_result=False)
 def stages():

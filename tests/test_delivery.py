@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.dvc_process import StageRun
 from flows.finish import record_outcomes
 from flows.processes import wait_until
+from flows.reproduction import StageRun
 from flows.servers import free_port, mlflow_server, running
 from minillm.config import Params
 from tasks.event_spool import SPOOLS_DIR

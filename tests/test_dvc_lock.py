@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from flows.dvc_lock import remove_dead_lock, wait_for_others
-from flows.dvc_process import reproduce
 from flows.processes import wait_until
+from flows.reproduction import reproduce
 from minillm.errors import UserError
 from tests.scratch_repository import make_scratch_repository
 

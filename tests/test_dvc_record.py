@@ -10,8 +10,9 @@ from dvc.exceptions import DvcException
 from dvc.schema import COMPILED_LOCKFILE_SCHEMA
 from dvc.utils.serialize import parse_yaml
 
-from flows.dvc_process import is_up_to_date, reproduce
+from flows.dvc_process import is_up_to_date
 from flows.dvc_record import is_record, put_aside_broken_record
+from flows.reproduction import reproduce
 from tests.scratch_repository import make_scratch_repository
 
 _RECORD = """\

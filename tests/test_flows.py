@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from flows.dvc_process import DvcError, is_up_to_date
+from flows.dvc_process import is_up_to_date
 from flows.environment import child_environment, mlflow_url, prefect_url
 from flows.local import run_and_record
 from flows.memory import PeakMemory
 from flows.progress_lines import parse_progress
+from flows.reproduction import DvcError
 from flows.request import PipelineRequest
 from flows.servers import ServerError, mlflow_server, prefect_server, running
 from minillm.errors import UserError

@@ -11,9 +11,10 @@ import pytest
 
 from flows import experiments
 from flows.dvc_lock import WORKTREES_DIR
-from flows.dvc_process import dvc, is_up_to_date, reproduce, stale_stages
+from flows.dvc_process import dvc, is_up_to_date, stale_stages
 from flows.hand_over import clear_away, fetch_result, require_remotes, send_inputs
 from flows.placement import RunFacts, checkout_mark, placed
+from flows.reproduction import reproduce
 from flows.request import PipelineRequest, StageRequest
 from minillm.errors import UserError
 from tests.scratch_repository import commit_all, make_scratch_repository, run_in, set_param

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.dvc_process import is_up_to_date, reproduce
+from flows.dvc_process import is_up_to_date
 from flows.hand_over import clear_away, fetch_result, send_inputs
+from flows.reproduction import reproduce
 from flows.request import StageRequest
 from tests.tiny_pipeline import command, commit, dvc, new_repository
 

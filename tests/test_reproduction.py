@@ -14,9 +14,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.dvc_process import DvcError, StageClock, StageRun, dvc_command, is_up_to_date, reproduce
+from flows.dvc_process import dvc_command, is_up_to_date
 from flows.environment import child_environment
 from flows.processes import wait_until
+from flows.reproduction import DvcError, StageClock, StageRun, reproduce, reproduction
 from minillm.errors import UserError
 from tests.scratch_repository import make_scratch_repository, set_param
 
@@ -101,6 +102,41 @@ def test_a_failing_stage_is_named_with_its_last_lines(finished: Path) -> None:
         (finished / "fail").unlink()
     assert (caught.value.stage, caught.value.exit_code) == ("distill", 255)
     assert "the fake stage was told to fail" in caught.value.lines
+
+
+def test_one_process_serves_several_stages_and_each_gets_its_own_lines(tmp_path: Path) -> None:
+    root, names, pids = make_scratch_repository(tmp_path), ("prepare", "distill", "report"), list[int]()
+    lines: dict[str, list[str]] = {name: [] for name in names}
+    with reproduction(root, names, {}, on_start=pids.append) as work:
+        runs = {name: work.read_stage(name, lines[name].append) for name in names}
+    assert len(pids) == 1 and {run.outcome for run in runs.values()} == {"ran"}
+    for name in names:
+        own = [line for line in lines[name] if line.startswith(("Running stage", "> ")) or "(100%)" in line]
+        assert own[0] == f"Running stage '{name}':" and own[1].startswith(f"> python stage.py {name} ")
+        assert own[2:] == [f"{name}: 2/2 (100%) 4.00/s ETA 0:00"]
+
+
+def test_of_several_stages_the_one_that_fails_is_named_with_its_own_lines(tmp_path: Path) -> None:
+    root = make_scratch_repository(tmp_path)
+    (root / "fail").write_text("distill")
+    with reproduction(root, ("prepare", "distill", "report"), {}) as work:
+        assert work.read_stage("prepare", lambda line: None).outcome == "ran"
+        with pytest.raises(DvcError, match="stage distill failed with exit code 255") as caught:
+            work.read_stage("distill", lambda line: None)
+    assert "the fake stage was told to fail" in caught.value.lines
+    assert not [line for line in caught.value.lines if "prepare:" in line]
+
+
+def test_a_stage_that_dvc_refuses_to_begin_is_not_blamed_on_the_one_before_it(tmp_path: Path) -> None:
+    root = make_scratch_repository(tmp_path)
+    graph = (root / "dvc.yaml").read_text()
+    (root / "dvc.yaml").write_text(graph.replace("deps: [distilled.txt]", "deps: [distilled.txt, absent.txt]"))
+    with reproduction(root, ("prepare", "distill", "report"), {}) as work:
+        assert work.read_stage("prepare", lambda line: None).outcome == "ran"
+        assert work.read_stage("distill", lambda line: None).outcome == "ran"
+        with pytest.raises(DvcError, match="stage report failed") as caught:
+            work.read_stage("report", lambda line: None)
+    assert "absent.txt" in caught.value.lines[-1]
 
 
 def test_a_directory_without_dvc_is_a_one_line_error(tmp_path: Path) -> None:
