@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from minillm.divergences import cross_entropy, entropy, kl
+from minillm.divergences import cross_entropy, entropy, sampled_terms
 from minillm.logprobs import token_logprobs
 from minillm.types import TokenLosses
 
@@ -51,13 +51,12 @@ def surrogate_loss(
     policy_t = max(-A ratio, -A clip(ratio, 1 - clip_low, 1 + clip_high)) with ratio = student / old student, times
     rho_t under `per_token` importance.
     """
-    student, teacher = student_logits.log_softmax(dim=-1), teacher_logits.log_softmax(dim=-1)
-    log_ratio = student.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1) - terms.old_logprobs
+    logprobs, divergence = sampled_terms(student_logits, teacher_logits, token_ids)
+    log_ratio = logprobs - terms.old_logprobs
     ratio = log_ratio.clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO).exp() * terms.ratios
     unclipped = -terms.advantages * ratio
     clipped = -terms.advantages * ratio.clamp(1 - clip_low, 1 + clip_high)
     policy = torch.maximum(unclipped, clipped)
-    divergence = kl(student, teacher)  # the reverse one
     loss = policy + single_step_weight * terms.single_step_weights * divergence
     diagnostics = {
         "policy/loss": policy,

@@ -16,6 +16,7 @@ from minillm.divergences import (
     jsd,
     named_divergence,
     reverse_kl,
+    sampled_terms,
     skewed_forward_kl,
     skewed_reverse_kl,
     total_variation,
@@ -132,6 +133,28 @@ def test_probabilities_that_underflow_leave_value_and_gradient_finite(name: str,
             values[:, 0] = -1e4
     student.requires_grad_()
     value = divergence(student, teacher).sum()
+    (gradient,) = torch.autograd.grad(value, student)
+    assert bool(torch.isfinite(value)) and bool(torch.isfinite(gradient).all())
+
+
+def test_the_terms_of_a_sampled_token_are_their_definitions_and_have_their_slopes() -> None:
+    ids = torch.tensor([3, 0, 5, 3])
+    logprobs, divergence = sampled_terms(STUDENT, TEACHER, ids)
+    own = [math.log(row[token]) for row, token in zip(STUDENT.softmax(-1).tolist(), ids.tolist(), strict=True)]
+    assert torch.allclose(logprobs, torch.tensor(own, dtype=torch.float64), rtol=0, atol=1e-13)
+    assert torch.allclose(divergence, plain(kl), rtol=0, atol=1e-13)
+    student = STUDENT.clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda values: sampled_terms(values, TEACHER, ids), (student,), atol=1e-8)
+
+
+@pytest.mark.parametrize("ruled_out", ["student", "teacher", "both"])
+def test_the_terms_of_a_sampled_token_stay_finite_where_probabilities_underflow(ruled_out: str) -> None:
+    student, teacher = STUDENT.float(), TEACHER.float()
+    for label, values in (("student", student), ("teacher", teacher)):
+        if ruled_out in (label, "both"):
+            values[:, 0] = -1e4
+    student.requires_grad_()
+    value = sum(term.sum() for term in sampled_terms(student, teacher, torch.tensor([0, 1, 2, 3])))
     (gradient,) = torch.autograd.grad(value, student)
     assert bool(torch.isfinite(value)) and bool(torch.isfinite(gradient).all())
 

@@ -117,6 +117,20 @@ def test_gradients_add_to_those_that_are_there() -> None:
     assert all(torch.allclose(second, 2 * first) for first, second in zip(once[1:], twice[1:], strict=True))
 
 
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_vocabulary_is_multiplied_by_pieces_and_none_is_left_out(bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heads, "_PIECE_LOGITS", 4)  # of a vocabulary that it does not divide
+    model, states = OneHead(3, torch.float32, bias, None), random_states(1, torch.float32)
+    assert model.layer.out_features % 4 != 0
+    memory = torch.full((TOKENS + 2, model.layer.out_features), torch.nan)
+    found = Head.of(model).projected(states, memory)
+    exact = states.double() @ model.layer.weight.detach().double().t()
+    if bias:
+        exact += model.layer.bias.detach().double()
+    assert found.data_ptr() == memory.data_ptr() and torch.allclose(found.double(), exact, rtol=0, atol=1e-5)
+    assert torch.equal(Head.of(model).projected(states[None]), found[None])
+
+
 def test_frozen_heads_take_no_gradient() -> None:
     student, teacher = (OneHead(seed, torch.float64, True, None) for seed in (3, 4))
     student.requires_grad_(False)
