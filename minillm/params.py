@@ -44,12 +44,16 @@ def read_yaml(path: Path) -> Any:
 def yaml_content(text: str, name: str) -> Any:
     """Return the plain content of YAML 1.2; errors name the file it is from."""
     try:
-        return YAML(typ="safe", pure=True).load(text)
+        content = YAML(typ="safe", pure=True).load(text)
+        YAML(typ="safe").load(text)  # DVC's parser, in C, refuses some of what this one takes
+        return content
     except MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"{name}:{mark.line + 1}" if mark else name
         # Of a repeated key ruamel tells both values, which may hold a password.
         problem = (error.problem or str(error)).split(" with value ")[0]
+        if problem == "found unexpected ':'":  # of DVC's parser
+            problem += '; inside [ ] or { } text with a colon needs quotes, as in ["a:b"]'
         raise ConfigError(f"{where}: {_brief(problem)}") from None
     except LookupError:  # ruamel looks an explicitly tagged scalar up in its tables without asking whether it is there
         raise ConfigError(f"{name}: cannot be read as YAML: the value of a !!bool, !!int or !!float is none") from None

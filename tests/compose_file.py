@@ -25,7 +25,7 @@ _START_TIMEOUT_S = 180.0
 
 def parsed(text: str) -> Any:
     """Return the content of a compose file, merge keys applied."""
-    return YAML(typ="safe").load(text)
+    return YAML(typ="safe", pure=True).load(text)
 
 
 def filled_in(text: str, values: Mapping[str, str]) -> str:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dvc.utils.serialize import YAMLError as DvcYamlError
+from dvc.utils.serialize import parse_yaml
 
 from minillm.errors import UserError
 from minillm.params import ConfigError, load_params, parse_params, read_yaml
@@ -207,6 +209,16 @@ def test_a_duplicate_key_is_named_with_its_line(tmp_path: Path) -> None:
 def test_broken_yaml_is_one_line_with_its_place(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^params\.yaml:\d+: [^\n]+$"):
         load_params(write(tmp_path, "seed: [1\n"))
+
+
+def test_what_dvc_cannot_read_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    path = write(tmp_path, "data:\n  train_files: [a:b.jsonl]\n")
+    with pytest.raises(DvcYamlError):
+        parse_yaml(path.read_text(), str(path))
+    with pytest.raises(ConfigError, match=r"^params\.yaml:2: found unexpected ':'; .* needs quotes"):
+        read_yaml(path)
+    quoted = write(tmp_path, 'data:\n  train_files: ["a:b.jsonl"]\n')
+    assert read_yaml(quoted) == parse_yaml(quoted.read_text(), str(quoted)) == {"data": {"train_files": ["a:b.jsonl"]}}
 
 
 @pytest.mark.parametrize("text", ["", "- 1\n", "text\n"])
