@@ -17,6 +17,11 @@ def test_a_chart_places_its_points_on_its_axes() -> None:
     assert re.findall(r'class="value"[^>]*>([^<]*)<', svg) == ["1.0", "1.5", "2.0", "2.5", "3.0"]
 
 
+def test_small_values_are_labelled_so_that_they_differ() -> None:
+    svg = line_chart([Series("a/b", "student", [(0.0, 0.0), (1.0, 2e-5)])], best_step=None)  # a learning rate
+    assert re.findall(r'class="value"[^>]*>([^<]*)<', svg) == ["0", "5e-6", "1.0e-5", "1.5e-5", "2.0e-5"]
+
+
 @pytest.mark.parametrize(
     "points", [[(0.0, 1.0)], [(0.0, 0.0), (1.0, 0.0)], [(3.0, -1e-9), (4.0, 1e-9)], [(0.0, 1e12), (1e6, -1e12)]]
 )

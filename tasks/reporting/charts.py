@@ -41,9 +41,13 @@ class _Axis:
 
     def label(self, tick: float) -> str:
         """Return the text of a tick."""
-        if self.decimals > _MAX_DECIMALS:
-            return f"{tick:.0e}".replace("e-0", "e-") if tick else "0"
-        return f"{tick:,.{self.decimals}f}"
+        if self.decimals <= _MAX_DECIMALS:
+            return f"{tick:,.{self.decimals}f}"
+        if tick == 0:
+            return "0"
+        digits = math.floor(math.log10(abs(tick)) + 1e-9) + self.decimals  # as many as tell it from its neighbours
+        mantissa, exponent = f"{tick:.{digits}e}".split("e")
+        return f"{mantissa}e{int(exponent)}"
 
 
 def line_chart(series: Sequence[Series], best_step: float | None) -> str:
@@ -72,7 +76,7 @@ def _axis(numbers: Sequence[float], start: float, length: float, is_tight: bool)
     gap = _round_gap((high - low) / _NUM_TICKS)
     if is_tight:
         gap = max(gap, 1.0)
-    first, last = math.floor(low / gap), math.ceil(high / gap)
+    first, last = math.floor(low / gap + 1e-9), math.ceil(high / gap - 1e-9)
     ticks = [index * gap for index in range(first, last + 1)]
     if is_tight:
         ticks = [tick for tick in ticks if low <= tick <= high]
