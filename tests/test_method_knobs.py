@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -78,6 +79,22 @@ def test_the_single_step_term_has_its_weight() -> None:
     assert float((full - losses).min()) > 0
 
 
+@pytest.mark.parametrize("method", ["minillm", "grpo"])
+def test_the_entropy_bonus_lowers_the_loss_where_the_student_is_undecided(method: str) -> None:
+    _, losses, _ = losses_of(method)
+    run = run_of(settings(method, objective={"entropy_weight": 0.3}))
+    rewarded = make_method(run)
+    experience, _ = rewarded.collect(1)
+    with torch.no_grad():
+        for parameter in run.actors.student.parameters():
+            parameter.mul_(1.05)
+        block = whole_block(run, experience)
+        own = block.student_logits / run.config.rollout.temperature
+        spread = -(own.softmax(-1) * own.log_softmax(-1)).sum(-1)
+        produced = rewarded.token_losses(block).loss
+    assert torch.allclose(produced, losses - 0.3 * spread, atol=1e-5)
+
+
 def flat_rollout(responses: list[list[int]], rewards: list[list[float]]) -> Rollout:
     ids, values = torch.tensor(responses), torch.tensor(rewards)
     mask = torch.ones_like(ids, dtype=torch.bool)
@@ -107,8 +124,11 @@ def test_a_flat_group_gets_no_advantage_however_its_mean_rounds(monkeypatch: pyt
     assert isinstance(experience, Experience) and not bool(experience.advantages.any())
 
 
-def test_refills_count_the_task_reward_and_bring_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Teacher rewards are all flat; only a task reward that tells the prompts apart gives signal."""
+@pytest.mark.parametrize(("reference", "num_calls"), [("", 3), (" ".join(f"w{token}" for token in range(99)), 1)])
+def test_refills_count_the_task_reward_and_bring_their_own(
+    monkeypatch: pytest.MonkeyPatch, reference: str, num_calls: int
+) -> None:
+    """Teacher rewards are all flat; only a task reward that tells the responses apart gives signal."""
     real, asked = policy.collect_rollout, []
 
     def flat(actors: Any, prompts: Any, *arguments: Any, **options: Any) -> Rollout:
@@ -118,10 +138,11 @@ def test_refills_count_the_task_reward_and_bring_their_own(monkeypatch: pytest.M
 
     monkeypatch.setattr(policy, "collect_rollout", flat)
     task = {"task_reward": "rougeL", "task_reward_weight": 2.0, "max_refills": 2}
-    first = run_of(settings("grpo", objective=task))
-    make_method(first).collect(1)
-    assert [len(prompts) for prompts in asked] == [8, 8, 8]
-    assert not set(asked[0]) & (set(asked[1]) | set(asked[2])) and not set(asked[1]) & set(asked[2])
+    run = run_of(settings("grpo", objective=task))
+    rows = [replace(row, references=[reference]) for row in ROWS]
+    make_method(replace(run, data=replace(run.data, rows=rows))).collect(1)
+    assert [len(prompts) for prompts in asked] == [8] * num_calls
+    assert len({prompt for prompts in asked for prompt in prompts}) == 2 * num_calls  # no prompt twice
 
 
 def test_replacing_groups_takes_every_column_of_the_fresh_rows_and_pads_on_the_right_side() -> None:

@@ -141,6 +141,13 @@ def gradients(models: Actors, settings: DistillConfig, experience: Experience) -
     return taken
 
 
+def loss_of(models: Actors, settings: DistillConfig, experience: Experience) -> float:
+    """Return the loss that the production update reports of one global minibatch."""
+    student = copy.deepcopy(models.student)
+    updater = updater_of(Actors(student, student, models.teacher), settings)
+    return updater.accumulate(experience, list(range(len(experience.response_ids))))["train/loss"]
+
+
 def largest_difference(first: list[torch.Tensor], second: list[torch.Tensor]) -> float:
     return max(float((a - b).abs().max()) for a, b in zip(first, second, strict=True))
 
@@ -201,7 +208,7 @@ def test_the_gradient_is_that_of_the_loss_written_plainly(
     models = actors()
     changes = {"entropy_weight": entropy_weight, "language_model_teacher_share": teacher_share}
     settings, experience = config(objective=changes, rollout={"temperature": temperature}), experience_of(models)
-    produced = gradients(models, settings, experience)
+    produced, reported = gradients(models, settings, experience), loss_of(models, settings, experience)
     student = copy.deepcopy(models.student)
     num_tokens = int(experience.response_mask.sum())
     total = torch.zeros(())
@@ -223,9 +230,34 @@ def test_the_gradient_is_that_of_the_loss_written_plainly(
     towards_teacher = -(wanted * output.logits[:, :-1].log_softmax(-1)).sum(-1).mean()
     language_model = (1 - teacher_share) * output.loss + teacher_share * towards_teacher
     total = total + settings.objective.language_model_weight * language_model
+    assert reported == pytest.approx(float(total.detach()), rel=1e-5)
     expected = torch.autograd.grad(total, list(student.parameters()))
     largest = max(float(gradient.abs().max()) for gradient in expected)
     assert largest_difference(produced, list(expected)) < 1e-5 * largest
+
+
+def test_minibatches_pass_through_all_rows_in_a_new_order_in_every_epoch_of_every_phase() -> None:
+    models = actors()
+    experience, updater = experience_of(models), updater_of(models, config({"minibatch_size": 2}, inner_epochs=2))
+    seen: list[int] = []
+
+    def keep(texts: Any, rows: list[int]) -> dict[str, float]:
+        seen.extend(rows)
+        return {}
+
+    updater._step = keep  # type: ignore[method-assign]
+    for phase in (1, 2):
+        updater.update(experience, phase)
+    epochs = [tuple(seen[first : first + 6]) for first in range(0, 24, 6)]
+    assert len(set(epochs)) == 4 and all(sorted(epoch) == list(range(6)) for epoch in epochs)
+
+
+def test_the_optimizer_has_the_knobs_of_the_params() -> None:
+    updater = updater_of(actors(), config({"beta1": 0.8, "beta2": 0.97, "weight_decay": 0.02}))
+    groups = updater._optimizer.param_groups
+    assert [(*group["betas"], group["weight_decay"]) for group in groups] == [(0.8, 0.97, 0.02), (0.8, 0.97, 0.0)]
+    assert all(parameter.ndim > 1 for parameter in groups[0]["params"])
+    assert all(parameter.ndim == 1 for parameter in groups[1]["params"])  # norms and biases do not decay
 
 
 def test_a_step_towards_the_teacher_lowers_the_exact_divergence() -> None:
