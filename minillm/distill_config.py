@@ -129,12 +129,19 @@ class GkdConfig(Section):
     share_step: Share
     replay_capacity: NonNegativeInt
 
-    def check(self) -> None:
+    def check(self, num_phases: int, every_phases: int) -> None:
         """Raise ValueError for a knob without effect."""
         if self.replay_capacity and self.on_policy_share == 0 and self.share_step == 0:
             raise ValueError("gkd.replay_capacity is unused: on_policy_share and share_step are 0: nothing is sampled")
+        if self.replay_capacity and num_phases == 1:
+            raise ValueError("gkd.replay_capacity is unused: num_phases is 1, and there is no later phase to replay in")
         if self.share_step and self.on_policy_share == 1:
             raise ValueError("gkd.share_step is unused: on_policy_share is 1 and cannot rise")
+        if self.share_step and every_phases >= num_phases:
+            raise ValueError(
+                f"gkd.share_step is unused: validation.every_phases = {every_phases} leaves no validation before the"
+                f" last of num_phases = {num_phases}"
+            )
 
 
 class MiniLlmConfig(Section):
@@ -225,7 +232,7 @@ class DistillConfig(Section):
         if self.method == "seqkd":
             self.seqkd.check(self.rollout)
         if self.method == "gkd":
-            self.gkd.check()
+            self.gkd.check(self.num_phases, self.validation.every_phases)
         if self.method == "minillm":
             self.minillm.check()
         if self.rollout.mask_groups > self.rollout.batch_size:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from typing import Any
 
 import httpx
 
+from minillm.answer_store import AnswerStore, stored_answers
 from minillm.dataset import Answer, Example
 from minillm.digests import digest
 from minillm.errors import UserError
@@ -27,6 +27,8 @@ _FIRST_DELAY_S = 0.5
 _MAX_DELAY_S = 30.0
 _PASSING_STATUS = {408, 409, 429}  # of the 4xx, those that say "later"; every 5xx does
 _EXCERPT_CHARACTERS = 200
+# What the client reads of the environment.
+_VARIABLES = {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"}
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def ask_endpoint(
     or a kill, the next call asks only for what the store lacks. Raises UserError when a request stays without answer.
     """
     questions = _questions(rows, settings)
-    store = _Store(store_path, _stored_answers(store_path, {question.key for question in questions}))
+    store = AnswerStore(store_path, stored_answers(store_path, {question.key for question in questions}))
     missing = [question for question in questions if question.key not in store.answers]
     for question in questions:
         if question.key in store.answers:
@@ -74,17 +76,25 @@ def ask_endpoint(
         num_done = sum(len(question.row_ids) for question in questions if question.key in store.answers)
         raise UserError(
             f"{settings.address}: {fault}; {num_done} of {len(rows)} rows are done and kept in {store_path};"
-            " run again to continue"
+            f" {fault.advice}"
         ) from None
 
 
 class _RequestFault(Exception):
     """Why a request has no answer; `may_pass`: asking again can help, though not before `retry_after_s`."""
 
+    advice = "run again to continue"
+
     def __init__(self, reason: str, may_pass: bool, retry_after_s: float = 0.0) -> None:
         super().__init__(reason)
         self.may_pass = may_pass
         self.retry_after_s = retry_after_s
+
+
+class _NoText(_RequestFault):
+    """An answer without text: the same request may give it again, so that the next one has another seed."""
+
+    advice = "run again to continue; a row that never gets an answer must leave the training data"
 
 
 @dataclass(frozen=True)
@@ -115,8 +125,12 @@ def _body(row: Example, settings: Endpoint) -> dict[str, Any]:
         "temperature": settings.temperature,
         "top_p": settings.top_p,
         "max_tokens": settings.max_tokens,
-        "seed": int.from_bytes(digest([settings.seed, prompt])[:4], "big") >> 1,  # 31 bits: some servers take no more
+        "seed": _request_seed(settings.seed, prompt),
     }
+
+
+def _request_seed(*key: int | str) -> int:
+    return int.from_bytes(digest(list(key))[:4], "big") >> 1  # 31 bits: some servers take no more
 
 
 def _url(settings: Endpoint) -> str:
@@ -130,58 +144,20 @@ def _client(settings: Endpoint) -> httpx.Client:
         )
     headers = {"Authorization": f"Bearer {settings.key}"} if settings.key else {}
     limits = httpx.Limits(max_connections=settings.num_parallel, max_keepalive_connections=settings.num_parallel)
-    return httpx.Client(headers=headers, timeout=settings.timeout_s, limits=limits, follow_redirects=False)
-
-
-@dataclass(frozen=True)
-class _Store:
-    """Answers by key, in memory those that this call wants, on disk all that were ever given."""
-
-    path: Path
-    answers: dict[str, Answer]
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def append(self, key: str, answer: Answer) -> None:
-        """Keep an answer; a line that cannot be written whole is taken back, so that none follows a torn one."""
-        rest = json.dumps({"key": key, "response": answer.text, "is_cut": answer.is_cut}).encode() + b"\n"
-        with self.lock, self.path.open("ab", buffering=0) as stream:
-            end = stream.tell()
-            try:
-                while rest:
-                    rest = rest[stream.write(rest) :]
-                os.fsync(stream.fileno())
-            except OSError:
-                stream.truncate(end)
-                raise
-            self.answers[key] = answer
-
-
-def _stored_answers(path: Path, wanted: Collection[str]) -> dict[str, Answer]:
-    """Return the stored answers to the wanted questions, and cut off a last line that a kill left torn."""
-    answers: dict[str, Answer] = {}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b") as stream:
-        stream.seek(0)
-        end = 0
-        for number, line in enumerate(stream, start=1):
-            if not line.endswith(b"\n"):
-                stream.truncate(end)
-                break
-            end += len(line)
-            key, answer = _stored_answer(path, number, line)
-            if key in wanted:
-                answers[key] = answer
-    return answers
-
-
-def _stored_answer(path: Path, number: int, line: bytes) -> tuple[str, Answer]:
     try:
-        record = json.loads(line)
-        return str(record["key"]), Answer(str(record["response"]), is_cut=bool(record["is_cut"]))
-    except (ValueError, KeyError, TypeError):
+        return httpx.Client(headers=headers, timeout=settings.timeout_s, limits=limits, follow_redirects=False)
+    except (ValueError, ImportError, OSError, httpx.InvalidURL) as error:  # what the environment says cannot be used
+        given = " ".join(
+            f"{name}={_without_user(value)}" for name, value in os.environ.items() if name.upper() in _VARIABLES
+        )
         raise UserError(
-            f"{path}: line {number} is no stored answer; remove the line, or the file to ask anew"
+            f"{settings.address}: {_excerpt(_without_user(str(error)), settings)}; by the environment: {given};"
+            " allowed: http:// or https:// proxies, readable certificates"
         ) from None
+
+
+def _without_user(value: str) -> str:
+    return re.sub(r"//[^/@]*@", "//***@", value)
 
 
 @dataclass(frozen=True)
@@ -190,7 +166,7 @@ class _Session:
 
     settings: Endpoint
     client: httpx.Client
-    store: _Store
+    store: AnswerStore
     wait: Wait
     stopped: threading.Event = field(default_factory=threading.Event)
 
@@ -229,14 +205,16 @@ def _ask(question: _Question, session: _Session) -> _Question | None:
 
 def _answer_with_retries(question: _Question, session: _Session) -> Answer | None:
     """Return the answer, or None when the session was stopped before it came."""
-    num_retries = 0
+    num_retries, body = 0, question.body
     while not session.stopped.is_set():
         try:
-            return _answer(question.body, session)
+            return _answer(body, session)
         except _RequestFault as fault:
             if not fault.may_pass or num_retries == session.settings.max_retries:
                 reason = f"row_id {question.row_ids[0]}: {fault}, at attempt {num_retries + 1}"
-                raise _RequestFault(reason, may_pass=False) from None
+                raise type(fault)(reason, may_pass=False) from None
+            if isinstance(fault, _NoText):
+                body = {**body, "seed": _request_seed(body["seed"], num_retries)}
             delay_s = max(_FIRST_DELAY_S * 2**num_retries, fault.retry_after_s)
             session.wait(session.stopped, min(delay_s, _MAX_DELAY_S))
             num_retries += 1
@@ -270,7 +248,7 @@ def _answer_in(response: httpx.Response, settings: Endpoint) -> Answer:
         content = finish_reason = None
     if not isinstance(content, str) or not content.strip():
         excerpt = _excerpt(response.text, settings)
-        raise _RequestFault(f"no text at choices[0].message.content of the answer {excerpt}", may_pass=True)
+        raise _NoText(f"no text at choices[0].message.content of the answer {excerpt}", may_pass=True)
     return Answer(_encodable(content), is_cut=finish_reason == "length")
 
 

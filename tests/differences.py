@@ -25,6 +25,7 @@ def gradient(
     from_current: bool = False,
     single_step: float = 1.0,
     length_normalize: bool = False,
+    discount: float = 1.0,
     importance: str = "none",
     normalizer: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
@@ -39,7 +40,7 @@ def gradient(
         ratios = (chosen - mixture_logprobs(preferred, chosen, alpha)).exp().detach()
         prefix = ratios.cumprod(0)
         returns = _returns(
-            rewards * prefix if importance == "per_decision" else rewards, from_current, length_normalize
+            rewards * prefix if importance == "per_decision" else rewards, from_current, length_normalize, discount
         )
         returns = returns if normalizer is None else normalizer(returns)
         factors = {"none": torch.ones_like(ratios), "per_decision": torch.ones_like(ratios), "per_token": ratios}
@@ -52,9 +53,11 @@ def gradient(
     return result
 
 
-def _returns(rewards: Tensor, from_current: bool, length_normalize: bool) -> Tensor:
+def _returns(rewards: Tensor, from_current: bool, length_normalize: bool, discount: float = 1.0) -> Tensor:
+    """Return the sums of later rewards; discounted or not, as the published code does, over their plain number."""
     first = 0 if from_current else 1
-    parts = [rewards[step + first :] for step in range(len(rewards))]
+    powers = discount ** torch.arange(len(rewards))
+    parts = [rewards[step + first :] * powers[: len(rewards) - step - first] for step in range(len(rewards))]
     sums = [
         part.sum() / (len(part) if length_normalize else 1) if len(part) else rewards.new_zeros(()) for part in parts
     ]
@@ -89,6 +92,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "policy gradient, no single-step": {"from_current": True, "single_step": 0.0},
     "published: current + single-step": {"from_current": True},
     "published, length-normalized": {"from_current": True, "length_normalize": True},
+    "the same, discounted by 0.95": {"from_current": True, "length_normalize": True, "discount": 0.95},
     "ours, length-normalized (the paper's bias)": {"length_normalize": True},
     "whitened over tokens": {"from_current": True, "length_normalize": True, "normalizer": whitening(False)},
     "whitened over padding too": {"from_current": True, "length_normalize": True, "normalizer": whitening(True)},

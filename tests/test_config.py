@@ -20,6 +20,7 @@ from tests.imports import ROOT
 CONTENT = read_yaml(ROOT / "params.yaml")
 
 GKD = CONTENT["distill"]["gkd"]
+FEW_PHASES = {"method": "gkd", "num_phases": 4}
 OBJECTIVE = CONTENT["distill"]["objective"] | {"language_model_weight": 0.0}
 SEQKD = CONTENT["distill"]["seqkd"]
 
@@ -149,7 +150,21 @@ def test_every_method_runs_from_the_delivered_params(method: str) -> None:
         ("seqkd", "distill.seqkd.endpoint_model", "m", "seqkd.endpoint_model is unused: source is 'teacher'"),
         ("seqkd", "distill.seqkd.key_variable", "KEY", "seqkd.key_variable is unused: source is 'teacher'"),
         ("gkd", "distill.gkd", GKD | {"on_policy_share": 0.0, "replay_capacity": 9}, "gkd.replay_capacity is unused"),
+        ("seqkd", "data.answers_file", "a.jsonl", "data.answers_file is unused: distill.seqkd.source is 'teacher'"),
         ("gkd", "distill.gkd.share_step", 0.1, "gkd.share_step is unused: on_policy_share is 1"),
+        (
+            "gkd",
+            "distill",
+            CONTENT["distill"] | {"method": "gkd", "num_phases": 1, "gkd": GKD | {"replay_capacity": 9}},
+            "gkd.replay_capacity is unused: num_phases is 1",
+        ),
+        (
+            "gkd",
+            "distill",
+            CONTENT["distill"]
+            | {"method": "gkd", "num_phases": 4, "gkd": GKD | {"on_policy_share": 0.5, "share_step": 0.1}},
+            "gkd.share_step is unused: validation.every_phases = 4",
+        ),
         ("grpo", "distill.objective.task_reward", "rougeL", "task_reward 'rougeL' is unused: task_reward_weight is 0"),
         ("grpo", "distill.objective.task_reward_weight", 1.0, "task_reward_weight is unused: task_reward is 'none'"),
         ("minillm", "distill.objective", OBJECTIVE | {"language_model_teacher_share": 0.5}, "teacher_share is unused"),

@@ -184,9 +184,29 @@ def test_an_answer_without_text_is_asked_for_again_and_then_an_error(
     start = f"{endpoint.address}: row_id 5: no text at choices[0].message.content of the answer"
     assert str(error.value).startswith(start)
     assert ", at attempt 3; 0 of 1 rows are done" in str(error.value)
-    assert len(str(error.value)) < len(start) + len(str(store)) + 300
-    assert len(endpoint.requests) == 3
+    assert len(str(error.value)) < len(start) + len(str(store)) + 350
+    assert str(error.value).endswith("; a row that never gets an answer must leave the training data")
+    assert len({body["seed"] for _, _, body in endpoint.requests}) == len(endpoint.requests) == 3
     assert store.read_bytes() == b""
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "fault"),
+    [
+        ("HTTP_PROXY", "ftp://me:s3cret@x", "Unknown scheme for proxy URL"),
+        ("HTTP_PROXY", "http://x:abc", "Invalid port: 'abc'"),
+        ("ALL_PROXY", "socks5://127.0.0.1:1", "'socksio' package is not installed"),
+        ("SSL_CERT_FILE", "/absent.pem", "No such file or directory"),
+    ],
+)
+def test_an_environment_that_the_client_cannot_use_is_one_line_that_names_the_variable(
+    endpoint: FakeEndpoint, store: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, fault: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UserError) as error:
+        texts(ask_endpoint(ROWS, settings_of(endpoint), store))
+    assert fault in str(error.value) and f"{name}={value.replace('me:s3cret', '***')}" in str(error.value)
+    assert "s3cret" not in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_broken_answer_and_then_a_whole_one_is_an_answer(endpoint: FakeEndpoint, store: Path) -> None:
