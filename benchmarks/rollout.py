@@ -6,6 +6,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
+
 from benchmarks import baselines
 from benchmarks.floor import Ceilings, measured_ceilings, rollout_floor_s
 from benchmarks.timing import interleaved, ratio
@@ -100,6 +102,8 @@ def our_rollout(
         top_p=1.0,
         end_id=NO_END,
         pad_id=0,
+        keep_student_states=student.dtype == torch.float32,
+        keep_teacher_states=True,
     )
     assert int(responses.response_mask.sum()) == num_tokens * len(prompts.row_ids)
 

@@ -197,8 +197,8 @@ class Params(Section):
             raise ValueError("data.answers_file is empty; distill.seqkd.source 'file' needs a file of responses")
         if self.distill.method == "seqkd" and self.distill.seqkd.source != "file" and self.data.answers_file:
             raise ValueError(
-                f"data.answers_file is unused: distill.seqkd.source is {self.distill.seqkd.source!r}; leave it empty, or"
-                " let the source be 'file'"
+                f"data.answers_file is unused: distill.seqkd.source is {self.distill.seqkd.source!r}; leave it"
+                " empty, or let the source be 'file'"
             )
         prepared = [*self.data.evaluation_files] or ["test"]
         unknown = [name for name in self.evaluate.sets if name not in prepared]

@@ -15,9 +15,14 @@ from transformers import DynamicCache
 from minillm.logprobs import head_logits, position_ids
 from minillm.types import PromptBatch
 
+_MAX_POSITIONS = 2048  # of a forward pass: enough for products at full speed
+
 
 class Reads(NamedTuple):
-    """What a decoder has put its model through: forward passes and positions, padding and idle rows included."""
+    """What a decoder has put its model through: forward passes and positions.
+
+    Idle rows are included, and padding where the model sees it.
+    """
 
     num_calls: int = 0
     num_positions: int = 0
@@ -45,14 +50,21 @@ class Decoder(ABC):
 
     @torch.no_grad()
     def flush(self) -> None:
-        """Run the pending tokens, if there are any."""
-        if self._pending.shape[1] == 0:
-            return
-        states = self._forward(self._pending, self._mask)
-        self.reads = Reads(self.reads.num_calls + 1, self.reads.num_positions + self._pending.numel())
-        self._pending, self._last = self._pending[:, :0], states[:, -1]
+        """Run the pending tokens, if there are any: in one pass, or in as many as bound the memory of attention."""
+        num_rows, num_pending = self._pending.shape
+        num_read, width = self._mask.shape[1] - num_pending, max(_MAX_POSITIONS // max(num_rows, 1), 1)
+        for first in range(0, num_pending, width):
+            piece = self._pending[:, first : first + width]
+            self._read(piece, self._mask[:, : num_read + first + piece.shape[1]])
+        self._pending = self._pending[:, :0]
+
+    def _read(self, token_ids: Tensor, mask: Tensor) -> None:
+        states = self._forward(token_ids, mask)
+        num_positions = self._num_positions(token_ids, mask)
+        self.reads = Reads(self.reads.num_calls + 1, self.reads.num_positions + num_positions)
+        self._last = states[:, -1]
         if self._kept is not None:
-            self._keep_states(self._kept, states)
+            self._keep_states(self._kept, states, mask.shape[1])
 
     def append(self, token_ids: Tensor) -> None:
         """Add tokens (B, n) to every row."""
@@ -67,11 +79,15 @@ class Decoder(ABC):
         self._last = None if self._last is None else self._last[rows]
         self._keep_cache(rows)
 
-    def _keep_states(self, kept: Tensor, states: Tensor) -> None:
-        first = self._first + self._mask.shape[1] - states.shape[1]
-        start, stop = max(first, 0), min(self._first + self._mask.shape[1], kept.shape[1])
+    def _keep_states(self, kept: Tensor, states: Tensor, num_columns: int) -> None:
+        first = self._first + num_columns - states.shape[1]
+        start, stop = max(first, 0), min(self._first + num_columns, kept.shape[1])
         if start < stop:
             kept[self._rows, start:stop] = states[:, start - first : stop - first].to(kept.dtype)
+
+    def _num_positions(self, token_ids: Tensor, mask: Tensor) -> int:
+        """Return how many positions a forward pass over the last tokens of the rows takes."""
+        return token_ids.numel()
 
     @abstractmethod
     def _forward(self, token_ids: Tensor, mask: Tensor) -> Tensor:

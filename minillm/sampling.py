@@ -91,7 +91,8 @@ def sample_responses(
     drawn = _Drawn(num_rows, num_tokens, end_id, pad_id, device)
     uniforms = None if uniforms is None else uniforms.to(device)
     for position in range(num_tokens):
-        logits = choice.next_logits(drawn.active, position) / temperature
+        logits = choice.next_logits(drawn.active, drawn.running, position)
+        logits = logits if temperature == 1 else logits / temperature
         if uniforms is None:
             token_ids = _likeliest(logits)
         else:
@@ -127,14 +128,18 @@ class _Choice:
         self._some, self._all = teacher_picks.any(dim=0).tolist(), teacher_picks.all(dim=0).tolist()
         self._picks = teacher_picks
 
-    def next_logits(self, active: Tensor, position: int) -> Tensor:
-        """Return logits (n, V) of the next token of the active rows (n,)."""
+    def next_logits(self, active: Tensor, running: Tensor, position: int) -> Tensor:
+        """Return logits (n, V) of the next token of the active rows (n,); what ended rows get means nothing."""
         if self._all[position]:
             return self._teacher.next_logits()
         if not self._some[position]:
             return self._student.next_logits()
-        picks = self._picks[:, position].to(active.device)[active, None]
-        return torch.where(picks, self._teacher.next_logits(), self._student.next_logits())
+        picks = self._picks[:, position].to(active.device)[active]
+        if picks[running].all():
+            return self._teacher.next_logits()
+        if not picks[running].any():
+            return self._student.next_logits()
+        return torch.where(picks[:, None], self._teacher.next_logits(), self._student.next_logits())
 
 
 class _Drawn:
@@ -192,14 +197,16 @@ def _likeliest(logits: Tensor) -> Tensor:
 def draw_tokens(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     """Return token ids (B,) by inverting the cumulative distribution of (B, V) at uniforms (B,) in [0, 1).
 
-    Two levels, blocks and then tokens, both summed in float64: exact to rounding, and never a token of probability 0.
+    Two levels, blocks and then tokens, cumulated in float64: exact to the rounding of a block's sum in the type of the
+    probabilities, and never a token of probability 0.
     """
-    blocks = pad(probabilities, (0, -probabilities.shape[1] % _BLOCK)).unflatten(1, (-1, _BLOCK)).double()
-    sums = blocks.sum(dim=-1).cumsum(dim=-1)
+    extra = -probabilities.shape[1] % _BLOCK
+    blocks = (pad(probabilities, (0, extra)) if extra else probabilities).unflatten(1, (-1, _BLOCK))
+    sums = blocks.sum(dim=-1).double().cumsum(dim=-1)
     _require_finite(sums[:, -1])
     block, rest = _invert(sums, uniforms)
     rows = torch.arange(len(block), device=block.device)
-    inner = blocks[rows, block].cumsum(dim=-1)
+    inner = blocks[rows, block].double().cumsum(dim=-1)
     token, _ = _invert(inner, rest)
     return block * _BLOCK + token
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from minillm import lean_decoder
 from minillm.decoders import GenericDecoder
@@ -18,6 +19,14 @@ from minillm.types import PromptBatch
 from tests import tiny
 
 FAMILY = {name: tiny.ARCHITECTURES[name] for name in ("llama", "qwen2", "qwen3")}
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0, "original_max_position_embeddings": 64}
+VARIANTS = FAMILY | {
+    "narrow heads": tiny.llama_like(LlamaConfig, LlamaForCausalLM, head_dim=16, rms_norm_eps=1e-2),
+    "biases": tiny.llama_like(LlamaConfig, LlamaForCausalLM, attention_bias=True, mlp_bias=True),
+    "scaled positions": tiny.llama_like(LlamaConfig, LlamaForCausalLM, rope_parameters=YARN),
+    "tied": tiny.llama_like(LlamaConfig, LlamaForCausalLM, tie_word_embeddings=True, hidden_act="gelu"),
+    "one key head": tiny.llama_like(Qwen3Config, Qwen3ForCausalLM, num_key_value_heads=1),
+}
 NUM_ROWS = 5
 PASSES = [1, 1, 0, 0, 1, 0, 0, 0, 1]  # after which tokens the logits are asked for: lone and several pending tokens
 
@@ -51,7 +60,7 @@ def all_logits(decoder: Any) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("soft_cap", [None, 2.0])
-@pytest.mark.parametrize("make_model", FAMILY.values(), ids=FAMILY.keys())
+@pytest.mark.parametrize("make_model", VARIANTS.values(), ids=VARIANTS.keys())
 def test_logits_are_the_models(make_model: Any, soft_cap: float | None) -> None:
     model = random_model(make_model)
     model.config.final_logit_softcapping = soft_cap
@@ -73,13 +82,17 @@ def test_in_bfloat16_logits_are_as_near_the_exact_ones_as_the_models_own(make_mo
     assert 0 < errors[0] < 1.1 * errors[1]
 
 
-def test_the_plain_layout_gives_the_same_layer(monkeypatch: pytest.MonkeyPatch) -> None:
-    layers = [torch.nn.Linear(6, size) for size in (4, 8)]
-    states = torch.randn(3, 2, 6, generator=torch.Generator().manual_seed(1))
+@pytest.mark.parametrize("is_packed", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("sizes", [(4, 8), (40,)])
+def test_either_layout_gives_the_same_layer(
+    monkeypatch: pytest.MonkeyPatch, sizes: tuple[int, ...], bias: bool, is_packed: bool
+) -> None:
+    layers = [torch.nn.Linear(6, size, bias=bias) for size in sizes]
+    states = torch.randn(3, 6, generator=torch.Generator().manual_seed(1))
     expected = torch.cat([layer(states) for layer in layers], dim=-1)
-    for can_pack in (lean_decoder._can_pack, lambda weight: False):
-        monkeypatch.setattr(lean_decoder, "_can_pack", can_pack)
-        assert torch.allclose(PackedLinear(layers)(states), expected, atol=1e-6)
+    monkeypatch.setattr(lean_decoder, "_can_pack", lambda weight: is_packed)
+    assert torch.allclose(PackedLinear(layers)(states), expected, atol=1e-6)
 
 
 def test_only_models_that_are_known_to_be_of_the_family_are_taken() -> None:
@@ -115,13 +128,13 @@ def test_the_decoder_reads_the_weights_of_its_making() -> None:
 def test_one_forward_pass_per_token_whichever_model_is_picked(
     picks: list[int], keep_states: bool, student: list[int], teacher: list[int]
 ) -> None:
-    """The tokens that pass through each model, beyond the prompt in the first pass.
+    """The tokens of a row that pass through each model, beyond the prompt in the first pass; no padding does.
 
     With its states kept the teacher reads the rest at the end: every token once, without mixing in one pass.
     """
     models, widths = [decodable(tiny.tiny_llama(seed)) for seed in (1, 2)], ([], [])
     for model, seen in zip(models, widths, strict=True):
-        model.embedding.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0].shape[1]))
+        model.embedding.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0].numel()))
     out = sample_responses(
         *models,
         prompts(),
@@ -136,5 +149,5 @@ def test_one_forward_pass_per_token_whichever_model_is_picked(
     )
     assert out.response_ids.shape[1] == len(picks)
     for seen, expected in zip(widths, (student, teacher), strict=True):
-        beyond = [seen[0] - prompts().prompt_ids.shape[1], *seen[1:]] if seen else []
-        assert beyond == expected
+        beyond = [seen[0] - int(prompts().prompt_mask.sum()), *seen[1:]] if seen else []
+        assert beyond == [NUM_ROWS * num_tokens for num_tokens in expected]

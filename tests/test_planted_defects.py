@@ -29,6 +29,11 @@ WATCHFUL = [
         "lean_decoder",
         "evaluation",
         "sampling",
+        "lazy_reading",
+        "mixture_law",
+        "credit",
+        "draws",
+        "method_knobs",
         "config",
     )
 ]
@@ -100,8 +105,8 @@ PUBLISHED = {
 SILENT = {
     "several pending tokens see each other": (
         "minillm/lean_decoder.py",
-        "visible = visible & (places <= places[-num_new:, None])",
-        "visible = visible & (places >= 0)",
+        "visible = visible & (columns <= columns[-num_new:, None])",
+        "visible = visible & (columns >= 0)",
     ),
     "kept states are one late": (
         "minillm/decoders.py",
@@ -133,6 +138,28 @@ SILENT = {
         "minillm/sampling.py",
         "(drawn.active, position) / temperature",
         "(drawn.active, position)",
+    ),
+    "one stream for tokens and components": ("minillm/draws.py", "    COMPONENTS = 2\n", "    COMPONENTS = 1\n"),
+    "whose pick it is forgotten when rows retire": (
+        "minillm/sampling.py",
+        "picks = self._picks[:, position].to(active.device)[active]",
+        "picks = self._picks[:, position].to(active.device)[: len(active)]",
+    ),
+    "a head's width from the model's": (
+        "minillm/lean_decoder.py",
+        "self.head_size = body.layers[0].self_attn.head_dim",
+        "self.head_size = config.hidden_size // config.num_attention_heads",
+    ),
+    "padding among the tokens": (
+        "minillm/lean_decoder.py",
+        "rows.index_copy_(0, self.places, values)",
+        "rows.index_copy_(0, torch.arange(len(self.places)), values)",
+    ),
+    "no discount": ("minillm/methods/policy.py", "        gamma=section.gamma,\n", "        gamma=1.0,\n"),
+    "the order of the first epoch again": (
+        "minillm/update.py",
+        "key = (phase - 1) * self._recipe.inner_epochs + epoch",
+        "key = phase - 1",
     ),
     "every phase draws alike": ("minillm/methods/interface.py", "replace(self.decoding, step=phase)", "self.decoding"),
     "one draw for a whole group": (

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from minillm import sampling
 from minillm.advantages import with_advantages
 from minillm.distill_config import DistillConfig
 from minillm.distiller import BestMetric, refresh_sampler
@@ -108,6 +109,23 @@ def test_what_drawing_a_token_told_is_not_computed_again(monkeypatch: pytest.Mon
     monkeypatch.setattr("minillm.rollout.token_logprobs", counted)
     num_tokens = int(rollout_of(actors()).response_mask.sum())
     assert sum(computed) == num_tokens  # of twice as many: each token was drawn from one of the two models
+
+
+def test_a_rollout_decodes_by_the_lean_decoder_and_calls_no_body_but_through_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    models, called, made = actors(), [], []
+    for model in (models.student, models.teacher):
+        model.base_model.register_forward_pre_hook(lambda *_: called.append(1))
+    real = sampling.LeanDecoder
+
+    def counted(*arguments: Any) -> Any:
+        made.append(arguments)
+        return real(*arguments)
+
+    monkeypatch.setattr(sampling, "LeanDecoder", counted)
+    rollout_of(models)
+    assert len(made) == 2 * 2 and not called  # two batches of two models
 
 
 def test_fault_13_importance_ratios_are_bounded_by_the_mixture() -> None:

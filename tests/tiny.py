@@ -57,7 +57,7 @@ def tiny_opt(seed: int, num_layers: int = 2) -> Any:
     return _seeded(OPTForCausalLM, config, seed)
 
 
-def _llama_like(config_kind: Any, model_kind: Any, **changes: Any) -> Callable[..., Any]:
+def llama_like(config_kind: Any, model_kind: Any, **changes: Any) -> Callable[..., Any]:
     def make(seed: int, num_layers: int = 2) -> Any:
         """Return a random model whose next-token distributions are far from uniform."""
         config = config_kind(
@@ -66,23 +66,21 @@ def _llama_like(config_kind: Any, model_kind: Any, **changes: Any) -> Callable[.
             intermediate_size=64,
             num_hidden_layers=num_layers,
             num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=8,
             max_position_embeddings=128,
             initializer_range=0.3,
             attn_implementation="eager",
-            **changes,
+            **{"num_key_value_heads": 2, "head_dim": 8} | changes,
         )
         return _seeded(model_kind, config, seed)
 
     return make
 
 
-tiny_llama = _llama_like(LlamaConfig, LlamaForCausalLM)
-tiny_qwen2 = _llama_like(Qwen2Config, Qwen2ForCausalLM)
-tiny_qwen3 = _llama_like(Qwen3Config, Qwen3ForCausalLM)
+tiny_llama = llama_like(LlamaConfig, LlamaForCausalLM)
+tiny_qwen2 = llama_like(Qwen2Config, Qwen2ForCausalLM)
+tiny_qwen3 = llama_like(Qwen3Config, Qwen3ForCausalLM)
 # Soft caps on attention and head, and a sliding window shorter than the texts of the tests.
-tiny_gemma2 = _llama_like(Gemma2Config, Gemma2ForCausalLM, sliding_window=6, final_logit_softcapping=3.0)
+tiny_gemma2 = llama_like(Gemma2Config, Gemma2ForCausalLM, sliding_window=6, final_logit_softcapping=3.0)
 
 ARCHITECTURES = {
     "llama": tiny_llama,

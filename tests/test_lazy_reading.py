@@ -1,0 +1,177 @@
+"""What passes through each model while tokens are drawn, and the states that are kept of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from minillm.draws import component_draws, token_uniforms
+from minillm.logprobs import head_logits, response_states
+from minillm.padding import pad_left, pad_right
+from minillm.sampling import decodable, sample_responses
+from minillm.types import Texts
+from tests import tiny
+from tests.test_sampling import prompts_of, sample
+
+
+class CountingModel:
+    """Counts the tokens that a model's body reads."""
+
+    def __init__(self, model: Any) -> None:
+        self.num_calls = self.num_columns = 0
+        model.base_model.register_forward_pre_hook(self._count, with_kwargs=True)
+
+    def _count(self, module: Any, args: Any, kwargs: Any) -> None:
+        self.num_calls += 1
+        self.num_columns += kwargs["input_ids"].shape[1]
+
+
+def test_one_body_call_per_token_whichever_model_is_picked() -> None:
+    student, teacher = tiny.tiny_llama(1), tiny.tiny_llama(2)
+    counters = CountingModel(student), CountingModel(teacher)
+    rows, num_tokens = tiny.random_rows(4, 3, 5, seed=3), 10
+    picks = [False, True, False, False, True, False, False, False, True, False]
+    out = sample(student, teacher, rows, picks, torch.full((4, num_tokens), 0.5, dtype=torch.float64))
+    assert out.response_ids.shape[1] == num_tokens
+    assert counters[0].num_calls + counters[1].num_calls == num_tokens
+    assert counters[1].num_calls == sum(picks)
+
+
+def test_without_mixing_the_teacher_is_never_called() -> None:
+    student, teacher = tiny.tiny_llama(1), tiny.tiny_llama(2)
+    counter = CountingModel(teacher)
+    sample(student, teacher, [[3, 4]], [False] * 4, torch.full((1, 4), 0.5, dtype=torch.float64))
+    assert counter.num_calls == 0
+
+
+@pytest.mark.parametrize(
+    ("prepared", "num_padding"), [(lambda model: model, 3), (decodable, 0)], ids=["generic", "chosen"]
+)
+def test_reads_count_calls_and_positions_with_what_padding_is_read(prepared: Any, num_padding: int) -> None:
+    """Prompts of 2 and 5 tokens, 4 tokens drawn, of which the last is never read."""
+    models = [prepared(tiny.tiny_llama(seed)) for seed in (1, 2)]
+    out = sample(*models, [[3, 4], [3, 4, 5, 6, 7]], [False, True, False, False], torch.full((2, 4), 0.5).double())
+    assert out.response_mask.all()
+    assert out.student_reads == (3, 2 + 5 + num_padding + 2 * 3)  # the prompt, two tokens at once, and one
+    assert out.teacher_reads == (1, 2 + 5 + num_padding + 2 * 1)
+
+
+@pytest.mark.parametrize("prepared", [lambda model: model, decodable], ids=["generic", "chosen"])
+def test_reading_in_pieces_changes_nothing(monkeypatch: pytest.MonkeyPatch, prepared: Any) -> None:
+    models, rows = [prepared(tiny.tiny_llama(seed)) for seed in (1, 2)], tiny.random_rows(4, 1, 9, seed=3)
+    picks = [False, True, False, False, True, False, False, False, False, False]
+
+    def sampled() -> Any:
+        return sample_responses(
+            *models,
+            prompts_of(rows),
+            uniforms=token_uniforms(8, 0, range(4), 10),
+            teacher_picks=torch.tensor(picks).expand(4, -1),
+            temperature=1.0,
+            top_k=0,
+            top_p=1.0,
+            end_id=-1,
+            pad_id=tiny.PAD_ID,
+            keep_student_states=True,
+            keep_teacher_states=True,
+        )
+
+    whole = sampled()
+    monkeypatch.setattr("minillm.decoders._MAX_POSITIONS", 4 * 2)  # two columns a pass
+    pieces = sampled()
+    assert pieces.teacher_reads.num_calls > whole.teacher_reads.num_calls
+    assert pieces.teacher_reads.num_positions == whole.teacher_reads.num_positions
+    assert torch.equal(pieces.response_ids, whole.response_ids)
+    for name in ("student_states", "teacher_states", "drawn_logprobs"):
+        assert torch.allclose(getattr(pieces, name), getattr(whole, name), atol=2e-5)
+
+
+def test_rows_that_have_ended_ask_for_no_model() -> None:
+    """One long row and three of one token, which alone want the teacher later on."""
+    student, teacher = tiny.tiny_llama(1), tiny.tiny_llama(2)
+    rows, num_tokens = tiny.random_rows(4, 3, 5, seed=3), 8
+    uniforms = token_uniforms(3, 0, range(4), num_tokens)
+    first = sample(student, None, rows, [False] * num_tokens, uniforms).response_ids[:, 0]
+    assert first[0] not in first[1:]
+    uniforms[1:] = uniforms[1]  # rows 1 to 3 are one row, which ends at once
+    rows[2:] = [rows[1], rows[1]]
+    end_id = int(first[1])
+    counter = CountingModel(teacher)
+    out = sample_responses(
+        student,
+        teacher,
+        prompts_of(rows),
+        uniforms=uniforms,
+        teacher_picks=torch.tensor([[False] * num_tokens] + [[False] + [True] * (num_tokens - 1)] * 3),
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        end_id=end_id,
+        pad_id=tiny.PAD_ID,
+    )
+    assert out.response_mask.sum(dim=1).tolist()[1:] == [1, 1, 1]
+    assert int(out.response_mask[0].sum()) > 1 and counter.num_calls == 0
+
+
+def test_the_logits_of_the_lazy_caches_are_those_of_one_forward() -> None:
+    student, teacher = tiny.tiny_gpt2(1), tiny.tiny_gpt2(2)
+    rows = tiny.random_rows(3, 1, 9, seed=3)
+    picks = component_draws(1, 0, 0, 8, 0.5)
+    out = sample(student, teacher, rows, picks, token_uniforms(8, 0, range(3), 8))
+    texts = Texts(*pad_left(rows, tiny.PAD_ID), out.response_ids, out.response_mask)
+    with torch.no_grad():
+        one_shot = head_logits(student, response_states(student, texts))
+    alone = pad_right([rows[0] + out.response_ids[0].tolist()], tiny.PAD_ID)[0]
+    with torch.no_grad():
+        plain = student(alone).logits[0, len(rows[0]) - 1 : -1]
+    length = int(out.response_mask[0].sum())
+    assert torch.allclose(one_shot[:length], plain[:length], atol=1e-4)
+
+
+def ended(ids: Tensor, end_id: int) -> Tensor:
+    """Return the responses with padding after the first end token."""
+    is_after = (ids == end_id).cumsum(dim=1) - (ids == end_id).long() > 0
+    return torch.where(is_after, tiny.PAD_ID, ids)
+
+
+@pytest.mark.parametrize("prepared", [lambda model: model, decodable], ids=["generic", "chosen"])
+@pytest.mark.parametrize("make_model", tiny.ARCHITECTURES.values(), ids=tiny.ARCHITECTURES.keys())
+@pytest.mark.parametrize(("alpha", "num_patterns"), [(0.0, 1), (0.4, 1), (0.4, 9), (0.9, 1)])
+def test_the_kept_states_are_those_of_one_forward_of_each_row(
+    make_model: Any, prepared: Any, alpha: float, num_patterns: int
+) -> None:
+    """Rows end at different places and retire; every state that predicts a token is there, whoever drew the token."""
+    student, teacher = make_model(1), make_model(2)
+    rows, num_tokens, num_rows = tiny.random_rows(9, 1, 9, seed=3), 12, 9
+    picks = [component_draws(1, 0, key % num_patterns, num_tokens, alpha) for key in range(num_rows)]
+    uniforms = token_uniforms(8, 0, range(num_rows), num_tokens)
+    plain = sample(student, teacher, rows, picks, uniforms)
+    end_id = int(plain.response_ids[:, 2:8].flatten().mode().values)  # then ends the rows that it is in
+    out = sample_responses(
+        prepared(student),
+        prepared(teacher),
+        prompts_of(rows),
+        uniforms=uniforms,
+        teacher_picks=torch.tensor(picks).expand(num_rows, -1),
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        end_id=end_id,
+        pad_id=tiny.PAD_ID,
+        keep_student_states=True,
+        keep_teacher_states=True,
+    )
+    assert out.response_ids.tolist() == ended(plain.response_ids, end_id)[:, : out.response_ids.shape[1]].tolist()
+    assert out.teacher_states.shape[:2] == out.response_ids.shape
+    assert len(set(out.response_mask.sum(dim=1).tolist())) > 1
+    for row, prompt in enumerate(rows):
+        length = int(out.response_mask[row].sum())
+        ids = torch.tensor([prompt + out.response_ids[row, :length].tolist()])
+        with torch.no_grad():
+            expected = teacher.base_model(ids).last_hidden_state[0, len(prompt) - 1 : -1]
+            own = student.base_model(ids).last_hidden_state[0, len(prompt) - 1 : -1]
+        assert torch.allclose(out.student_states[row, :length], own, atol=2e-5)
+        assert torch.allclose(out.teacher_states[row, :length], expected, atol=2e-5)
