@@ -136,8 +136,8 @@ SILENT = {
     ),
     "no temperature in the sampler": (
         "minillm/sampling.py",
-        "(drawn.active, position) / temperature",
-        "(drawn.active, position)",
+        "logits if temperature == 1 else logits / temperature",
+        "logits",
     ),
     "one stream for tokens and components": ("minillm/draws.py", "    COMPONENTS = 2\n", "    COMPONENTS = 1\n"),
     "whose pick it is forgotten when rows retire": (
