@@ -89,31 +89,31 @@ def test_reading_in_pieces_changes_nothing(monkeypatch: pytest.MonkeyPatch, prep
         assert torch.allclose(getattr(pieces, name), getattr(whole, name), atol=2e-5)
 
 
-def test_rows_that_have_ended_ask_for_no_model() -> None:
-    """One long row and three of one token, which alone want the teacher later on."""
+@pytest.mark.parametrize(("num_ended", "num_long"), [(1, 2), (3, 1)], ids=["still decoded", "retired"])
+def test_rows_that_have_ended_ask_for_no_model(num_ended: int, num_long: int) -> None:
+    """Rows of one token, which alone want the teacher later on, before rows that want the student throughout."""
     student, teacher = tiny.tiny_llama(1), tiny.tiny_llama(2)
-    rows, num_tokens = tiny.random_rows(4, 3, 5, seed=3), 8
-    uniforms = token_uniforms(3, 0, range(4), num_tokens)
-    first = sample(student, None, rows, [False] * num_tokens, uniforms).response_ids[:, 0]
-    assert first[0] not in first[1:]
-    uniforms[1:] = uniforms[1]  # rows 1 to 3 are one row, which ends at once
-    rows[2:] = [rows[1], rows[1]]
-    end_id = int(first[1])
+    short, *long = tiny.random_rows(1 + num_long, 3, 5, seed=3)
+    rows, num_tokens = [short] * num_ended + long, 8
+    uniforms = token_uniforms(3, 0, [0] * num_ended + list(range(1, 1 + num_long)), num_tokens)
+    end_id = int(sample(student, None, rows, [False] * num_tokens, uniforms).response_ids[0, 0])
     counter = CountingModel(teacher)
+    picks = [[False] + [True] * (num_tokens - 1)] * num_ended + [[False] * num_tokens] * num_long
     out = sample_responses(
         student,
         teacher,
         prompts_of(rows),
         uniforms=uniforms,
-        teacher_picks=torch.tensor([[False] * num_tokens] + [[False] + [True] * (num_tokens - 1)] * 3),
+        teacher_picks=torch.tensor(picks),
         temperature=1.0,
         top_k=0,
         top_p=1.0,
         end_id=end_id,
         pad_id=tiny.PAD_ID,
     )
-    assert out.response_mask.sum(dim=1).tolist()[1:] == [1, 1, 1]
-    assert int(out.response_mask[0].sum()) > 1 and counter.num_calls == 0
+    lengths = out.response_mask.sum(dim=1)
+    assert lengths[:num_ended].tolist() == [1] * num_ended and int(lengths[num_ended:].min()) > 2
+    assert counter.num_calls == 0
 
 
 def test_the_logits_of_the_lazy_caches_are_those_of_one_forward() -> None:
