@@ -81,6 +81,9 @@ def check_corpus(model: Any, num_tokens: int, what: str) -> None:
 
 def _require_positions(model: Any, num_tokens: int, words: str, knobs: str) -> None:
     limit = getattr(model.config, "max_position_embeddings", None)
+    rope = getattr(model.config, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "longrope":  # beyond these, every position hangs on the longest text of the batch
+        limit = rope.get("original_max_position_embeddings", limit)
     if limit is not None and num_tokens > limit:
         raise UserError(f"{words}, the model at most {limit}; lower {knobs}")
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from minillm.errors import UserError
 from minillm.model_directory import check_model_directory
@@ -206,6 +207,15 @@ def test_a_head_with_an_unknown_transform_is_refused(tmp_path: Path) -> None:
     save_model(GraniteForCausalLM(config), word_tokenizer(WORDS), tmp_path / "granite")
     with pytest.raises(UserError, match="GraniteForCausalLM transforms its logits in a way that is not supported"):
         load_saved(tmp_path / "granite", torch.float32, torch.device("cpu"))
+
+
+def test_positions_that_hang_on_the_longest_text_of_a_batch_are_refused() -> None:
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "factor": 2.0, "original_max_position_embeddings": 64}
+    factors = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+    model = tiny.llama_like(LlamaConfig, LlamaForCausalLM, rope_parameters=rope | factors)(1)
+    check_context(model, 64, "student")
+    with pytest.raises(UserError, match="up to 65 tokens, the model at most 64"):
+        check_context(model, 65, "student")
 
 
 def test_texts_longer_than_the_models_positions_are_refused() -> None:
