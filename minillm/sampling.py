@@ -91,8 +91,7 @@ def sample_responses(
     drawn = _Drawn(num_rows, num_tokens, end_id, pad_id, device)
     uniforms = None if uniforms is None else uniforms.to(device)
     for position in range(num_tokens):
-        logits = choice.next_logits(drawn.active, drawn.running, position)
-        logits = logits if temperature == 1 else logits / temperature
+        logits = _tempered(choice.next_logits(drawn.active, drawn.running, position), temperature)
         if uniforms is None:
             token_ids = _likeliest(logits)
         else:
@@ -118,6 +117,10 @@ def sample_responses(
     reads = [decoder.reads for decoder in decoders]
     picks = teacher_picks[:, :num_tokens].to(device)
     return Responses(ids, mask, picks, logprobs, own_states, states, reads[0], reads[1] if len(reads) > 1 else Reads())
+
+
+def _tempered(logits: Tensor, temperature: float) -> Tensor:
+    return logits if temperature == 1 else logits / temperature
 
 
 class _Choice:

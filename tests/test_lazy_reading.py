@@ -11,10 +11,12 @@ from torch import Tensor
 from minillm.draws import component_draws, token_uniforms
 from minillm.logprobs import head_logits, response_states
 from minillm.padding import pad_left, pad_right
-from minillm.sampling import decodable, sample_responses
+from minillm.sampling import decodable
 from minillm.types import Texts
 from tests import tiny
-from tests.test_sampling import prompts_of, sample
+from tests.test_sampling import sample
+
+KEPT = {"keep_student_states": True, "keep_teacher_states": True}
 
 
 class CountingModel:
@@ -65,19 +67,7 @@ def test_reading_in_pieces_changes_nothing(monkeypatch: pytest.MonkeyPatch, prep
     picks = [False, True, False, False, True, False, False, False, False, False]
 
     def sampled() -> Any:
-        return sample_responses(
-            *models,
-            prompts_of(rows),
-            uniforms=token_uniforms(8, 0, range(4), 10),
-            teacher_picks=torch.tensor(picks).expand(4, -1),
-            temperature=1.0,
-            top_k=0,
-            top_p=1.0,
-            end_id=-1,
-            pad_id=tiny.PAD_ID,
-            keep_student_states=True,
-            keep_teacher_states=True,
-        )
+        return sample(*models, rows, picks, token_uniforms(8, 0, range(4), 10), end_id=-1, **KEPT)
 
     whole = sampled()
     monkeypatch.setattr("minillm.decoders._MAX_POSITIONS", 4 * 2)  # two columns a pass
@@ -99,18 +89,7 @@ def test_rows_that_have_ended_ask_for_no_model(num_ended: int, num_long: int) ->
     end_id = int(sample(student, None, rows, [False] * num_tokens, uniforms).response_ids[0, 0])
     counter = CountingModel(teacher)
     picks = [[False] + [True] * (num_tokens - 1)] * num_ended + [[False] * num_tokens] * num_long
-    out = sample_responses(
-        student,
-        teacher,
-        prompts_of(rows),
-        uniforms=uniforms,
-        teacher_picks=torch.tensor(picks),
-        temperature=1.0,
-        top_k=0,
-        top_p=1.0,
-        end_id=end_id,
-        pad_id=tiny.PAD_ID,
-    )
+    out = sample(student, teacher, rows, picks, uniforms, end_id=end_id)
     lengths = out.response_mask.sum(dim=1)
     assert lengths[:num_ended].tolist() == [1] * num_ended and int(lengths[num_ended:].min()) > 2
     assert counter.num_calls == 0
@@ -150,20 +129,7 @@ def test_the_kept_states_are_those_of_one_forward_of_each_row(
     uniforms = token_uniforms(8, 0, range(num_rows), num_tokens)
     plain = sample(student, teacher, rows, picks, uniforms)
     end_id = int(plain.response_ids[:, 2:8].flatten().mode().values)  # then ends the rows that it is in
-    out = sample_responses(
-        prepared(student),
-        prepared(teacher),
-        prompts_of(rows),
-        uniforms=uniforms,
-        teacher_picks=torch.tensor(picks).expand(num_rows, -1),
-        temperature=1.0,
-        top_k=0,
-        top_p=1.0,
-        end_id=end_id,
-        pad_id=tiny.PAD_ID,
-        keep_student_states=True,
-        keep_teacher_states=True,
-    )
+    out = sample(prepared(student), prepared(teacher), rows, picks, uniforms, end_id=end_id, **KEPT)
     assert out.response_ids.tolist() == ended(plain.response_ids, end_id)[:, : out.response_ids.shape[1]].tolist()
     assert out.teacher_states.shape[:2] == out.response_ids.shape
     assert len(set(out.response_mask.sum(dim=1).tolist())) > 1

@@ -44,6 +44,7 @@ def sample(
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
+    **others: Any,
 ) -> Any:
     """Sample under picks for every row of its own, or the same for all."""
     return sample_responses(
@@ -55,8 +56,8 @@ def sample(
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
-        end_id=tiny.END_ID,
         pad_id=tiny.PAD_ID,
+        **{"end_id": tiny.END_ID} | others,
     )
 
 
