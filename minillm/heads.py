@@ -10,26 +10,123 @@ Shapes: N tokens, H width of the states, V vocabulary.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 _BLOCK_LOGITS = 2**19  # float32 numbers of a block on a CPU: 2 MiB, so that a few of its size fit the caches
 _PIECE_LOGITS = 2048  # of the vocabulary, a product on a CPU: with more, the library falls behind by a seventh
+_OWN_HEAD = "minillm_own_head_state_size"  # attribute of a model whose own code makes its logits
 _ROUND_TOKENS = 128  # a chunk is a multiple of this: products of odd sizes take up to a third longer
 
 BlockLoss = Callable[[slice, list[Tensor]], Tensor]
 """Takes rows and their logits (n, V), student first, and returns the summed loss of the rows, a scalar."""
 
 
+class Head(ABC):
+    """From states to logits in two steps, and back: the projection, which fills the memory, and the rest of it."""
+
+    @staticmethod
+    def of(model: Any, dtype: torch.dtype | None = None) -> Head:
+        """Return the head of a model, for products in `dtype` (float32 or None: in that of its weights)."""
+        layer, state_size = model.get_output_embeddings(), getattr(model, _OWN_HEAD, None)
+        weight, bias = layer.weight, getattr(layer, "bias", None)
+        if state_size is not None:
+            return OwnHead(model, weight, state_size)
+        if dtype in (None, torch.float32):
+            dtype = weight.dtype
+        parts = [None if part is None else part.detach().to(dtype) for part in (weight, bias)]
+        assert parts[0] is not None
+        return LinearHead(parts[0], parts[1], getattr(model.config, "final_logit_softcapping", None), (weight, bias))
+
+    weight: Tensor
+    """(V, H) of the last layer: it tells the number of logits and the arithmetic of the projection."""
+
+    @property
+    def state_size(self) -> int:
+        """Return H; some models project their states down before the head (OPT-350m)."""
+        return int(self.weight.shape[1])
+
+    @abstractmethod
+    def projected(self, states: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return the projection (..., V) without gradient, in the first rows of `out` (N, V) if it is given."""
+
+    @abstractmethod
+    def capped(self, projected: Tensor) -> Tensor:
+        """Return logits, at least in float32, differentiable."""
+
+    @abstractmethod
+    def backward(self, gradient: Tensor, states: Tensor) -> Tensor:
+        """Add to the parameters' gradient what that of the projection (n, V) means, and return the states' (n, H)."""
+
+
+def use_own_head(model: Any, state_size: int) -> None:
+    """Let the model's own code make its logits, from states of this width."""
+    setattr(model, _OWN_HEAD, state_size)
+
+
 @dataclass(frozen=True)
-class Head:
+class OwnHead(Head):
+    """Any function of the states, made by the model's own code: it runs with a body that returns the given states.
+
+    The plain path: nothing of it is fused, and a backward pass makes the logits of a chunk once more.
+    """
+
+    model: Any
+    weight: Tensor
+    num_inputs: int
+
+    @property
+    def state_size(self) -> int:
+        """Return H, which need not be the width of the weights here."""
+        return self.num_inputs
+
+    def projected(self, states: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return logits; there is no projection of their own to tell."""
+        with torch.no_grad():
+            logits = self._logits(states.flatten(0, -2))
+        result = logits if out is None else out[: len(logits)].copy_(logits)
+        return result.view(*states.shape[:-1], -1)
+
+    def capped(self, projected: Tensor) -> Tensor:
+        """Return the logits in float32."""
+        return wide(projected)
+
+    def backward(self, gradient: Tensor, states: Tensor) -> Tensor:
+        """Run the model's own head once more, with gradient."""
+        leaf = states.detach().to(self.weight.dtype).requires_grad_()
+        with torch.enable_grad():
+            logits = self._logits(leaf)
+        logits.backward(gradient.to(logits.dtype))
+        assert leaf.grad is not None
+        return leaf.grad
+
+    def _logits(self, states: Tensor) -> Tensor:
+        with _body_returns(self.model.base_model, states.to(self.weight.dtype)[None]):
+            logits: Tensor = self.model(input_ids=torch.zeros_like(states[None, :, 0], dtype=torch.long)).logits
+        return logits[0]
+
+
+@contextmanager
+def _body_returns(body: Any, states: Tensor) -> Iterator[None]:
+    body.forward = lambda *_, **__: BaseModelOutputWithPast(last_hidden_state=states)
+    try:
+        yield
+    finally:
+        del body.forward  # the class has the body's own
+
+
+@dataclass(frozen=True)
+class LinearHead(Head):
     """A linear head with an optional soft cap: logits = cap tanh((W h + b) / cap).
 
-    weight: (V, H), of the model, in `dtype` after `in_dtype`.
+    weight: (V, H), of the model, in the arithmetic of products.
     parameters: the model's own weight and bias, which gradients go to.
     """
 
@@ -37,22 +134,6 @@ class Head:
     bias: Tensor | None
     soft_cap: float | None
     parameters: tuple[Tensor, Tensor | None]
-
-    @staticmethod
-    def of(model: Any, dtype: torch.dtype | None = None) -> Head:
-        """Return the head of a model, for products in `dtype` (float32 or None: in that of its weights)."""
-        layer = model.get_output_embeddings()
-        weight, bias = layer.weight, getattr(layer, "bias", None)
-        if dtype in (None, torch.float32):
-            dtype = weight.dtype
-        parts = [None if part is None else part.detach().to(dtype) for part in (weight, bias)]
-        assert parts[0] is not None
-        return Head(parts[0], parts[1], getattr(model.config, "final_logit_softcapping", None), (weight, bias))
-
-    @property
-    def state_size(self) -> int:
-        """Return H; some models project their states down before the head (OPT-350m)."""
-        return int(self.weight.shape[1])
 
     def projected(self, states: Tensor, out: Tensor | None = None) -> Tensor:
         """Return W h + b (..., V) in the arithmetic of products, in the first rows of `out` (N, V) if it is given."""
@@ -79,13 +160,14 @@ class Head:
         logits = wide(projected)
         return logits if self.soft_cap is None else self.soft_cap * torch.tanh(logits / self.soft_cap)
 
-    def add_gradient(self, gradient: Tensor, states: Tensor) -> None:
-        """Add the gradient that that of the projection (n, V) means for weight and bias."""
+    def backward(self, gradient: Tensor, states: Tensor) -> Tensor:
+        """Add the gradient of weight and bias in place."""
         weight, bias = self.parameters
         if weight.requires_grad:
             _accumulate_product(weight, gradient.t(), states.detach().to(gradient.dtype))
         if bias is not None and bias.requires_grad:
             _accumulate(bias, wide(gradient).sum(dim=0))
+        return gradient @ self.weight
 
 
 def wide(values: Tensor) -> Tensor:
@@ -135,8 +217,7 @@ def backward_through_head(
             assert leaf.grad is not None
             own[rows] = leaf.grad
         places = slice(start, start + len(own))
-        states_gradient[places] = own @ student.head.weight
-        student.head.add_gradient(own, student.states[places])
+        states_gradient[places] = student.head.backward(own, student.states[places])
     student.states.backward(states_gradient)
 
 

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 import shutil
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from minillm.embedded import load_embedded_model
 from minillm.errors import UserError
+from minillm.heads import Head, use_own_head
 from minillm.logprobs import head_logits
 from minillm.model_directory import Source, check_location
 from minillm.tokenizers import explained, loading_options
 
+_log = logging.getLogger(__name__)
 # On CPUs the backward pass of fused attention over short masked sequences is slower than the plain products.
 _ATTENTION = {"cpu": "eager", "cuda": "sdpa"}
 _NUM_PROBE_TOKENS = 4
@@ -28,7 +34,7 @@ def load_model(source: Source, location: str, revision: str, dtype: torch.dtype,
         return load_embedded_model(_ATTENTION[device.type]).to(device, dtype)
     options = {"dtype": dtype, "attn_implementation": _ATTENTION[device.type]}
     model = _complete_model(source, location, revision, options).to(device).eval()
-    check_head(model, location)
+    choose_head(model, location)
     return model
 
 
@@ -54,17 +60,37 @@ def _complete_model(source: Source, location: str, revision: str, options: dict[
 
 
 @torch.no_grad()
-def check_head(model: Any, location: str) -> None:
-    """Raise UserError when the model does more to its logits than head_logits does: every loss would be wrong."""
+def choose_head(model: Any, location: str) -> None:
+    """Leave a model whose logits `Head` cannot make, for a transform that it does not know, to its own code.
+
+    A warning says so. UserError when that code asks for more than the last states: every loss would be wrong.
+    """
     ids = torch.arange(_NUM_PROBE_TOKENS, device=next(model.parameters()).device)[None]
-    own = model(input_ids=ids).logits.float()
-    ours = head_logits(model, model.base_model(input_ids=ids).last_hidden_state)
-    difference = float((own - ours).abs().max())
-    if not difference <= _HEAD_TOLERANCE * max(1.0, float(own.abs().max())):
+    own, states = model(input_ids=ids).logits.float(), model.base_model(input_ids=ids).last_hidden_state
+    size = states.shape[-1]
+    if size == Head.of(model).state_size and _distance(model, states, own) <= _HEAD_TOLERANCE:
+        return
+    use_own_head(model, size)
+    distance = _distance(model, states, own)
+    if not distance <= _HEAD_TOLERANCE:
         raise UserError(
-            f"{location}: {type(model).__name__} transforms its logits in a way that is not supported: they differ by "
-            f"{difference:.2f} from its head applied to its last states"
+            f"{location}: {type(model).__name__} makes its logits in a way that is not supported: its head applied to "
+            f"its last states misses them by {distance:.2f} of the largest"
         )
+    _warn_of_own_head(type(model).__name__)
+
+
+def _distance(model: Any, states: Tensor, own: Tensor) -> float:
+    """Return how far the logits of our head are from the model's own (B, L, V), as a share of the largest."""
+    ours = head_logits(model, states)
+    if ours.shape != own.shape:
+        return math.inf
+    return float((own - ours).abs().max()) / max(1.0, float(own.abs().max()))
+
+
+@cache
+def _warn_of_own_head(kind: str) -> None:
+    _log.warning("%s transforms its logits in a way of its own: its code makes them, unfused and slower", kind)
 
 
 def check_context(model: Any, num_tokens: int, what: str) -> None:

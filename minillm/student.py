@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from minillm.errors import UserError
 from minillm.logprobs import position_ids
 from minillm.model_directory import check_num_layers
+from minillm.models import choose_head
 
 
 @torch.no_grad()
@@ -69,7 +70,9 @@ def cut_model(model: Any, kept_layers: list[int]) -> Any:
     student.load_state_dict(_renumbered(model.state_dict(), prefix, kept_layers))
     student.tie_weights()
     reference = next(model.parameters())
-    return student.to(reference.device, reference.dtype).eval()
+    student = student.to(reference.device, reference.dtype).eval()
+    choose_head(student, "student_model")
+    return student
 
 
 def _layer_list(model: Any) -> tuple[str, int]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers.modeling_outputs import CausalLMOutput
 
 from minillm import heads
 from minillm.divergences import entropy, named_divergence
-from minillm.heads import Head, Readout, backward_through_head, logit_blocks
+from minillm.heads import Head, Readout, backward_through_head, logit_blocks, use_own_head
 from minillm.logprobs import token_logprobs
 from tests.test_divergences import FAMILY
 
@@ -30,6 +32,7 @@ class OneHead(torch.nn.Module):
     def __init__(self, seed: int, dtype: torch.dtype, bias: bool, soft_cap: float | None) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
+        self.base_model = torch.nn.Module()  # has states only when they are put in its place
         self.layer = torch.nn.Linear(WIDTH, VOCABULARY, bias=bias, dtype=dtype)
         self.config = type("Config", (), {"final_logit_softcapping": soft_cap})
         for parameter in self.parameters():
@@ -42,9 +45,25 @@ class OneHead(torch.nn.Module):
         cap, logits = self.config.final_logit_softcapping, self.layer(states)
         return logits if cap is None else cap * (logits / cap).tanh()
 
+    def forward(self, input_ids: Tensor) -> CausalLMOutput:
+        return CausalLMOutput(logits=self.plain_logits(self.base_model(input_ids).last_hidden_state))
 
-def random_states(seed: int, dtype: torch.dtype) -> Tensor:
-    return torch.randn(TOKENS, WIDTH, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+class StrangeHead(OneHead):
+    """A head that no linear layer with a soft cap makes: it mixes the logits of a token, and narrows its states."""
+
+    def __init__(self, seed: int, dtype: torch.dtype, bias: bool, soft_cap: float | None) -> None:
+        super().__init__(seed, dtype, bias, soft_cap)
+        use_own_head(self, 2 * WIDTH)
+
+    def plain_logits(self, states: Tensor) -> Tensor:
+        narrow = states[..., :WIDTH] * states[..., WIDTH:].sigmoid()
+        logits = super().plain_logits(narrow)
+        return logits + logits.roll(1, dims=-1).sin()
+
+
+def random_states(seed: int, dtype: torch.dtype, width: int = WIDTH) -> Tensor:
+    return torch.randn(TOKENS, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
 def token_ids() -> Tensor:
@@ -61,14 +80,15 @@ def losses(name: str, student: Tensor, teacher: Tensor, ids: Tensor) -> Tensor:
 
 def by_blocks(name: str, student: OneHead, teacher: OneHead, dtype: torch.dtype) -> tuple[list[Tensor], float]:
     """Return the gradients of states and parameters, the states' first, and the loss."""
-    own, ids, total = random_states(1, dtype).requires_grad_(), token_ids(), []
+    heads, ids, total = (Head.of(student), Head.of(teacher)), token_ids(), []
+    own = random_states(1, dtype, heads[0].state_size).requires_grad_()
 
     def block_loss(rows: slice, logits: list[Tensor]) -> Tensor:
         loss = losses(name, *logits, ids[rows]).sum()
         total.append(loss.detach())
         return loss
 
-    readouts = Readout(Head.of(student), 2 * own), [Readout(Head.of(teacher), random_states(2, dtype))]
+    readouts = Readout(heads[0], 2 * own), [Readout(heads[1], random_states(2, dtype, heads[1].state_size))]
     backward_through_head(*readouts, block_loss, memory_mib=0)
     return [own.grad, *(parameter.grad for parameter in student.parameters())], float(torch.stack(total).sum())
 
@@ -84,11 +104,14 @@ def sizes(request: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
 @pytest.mark.usefixtures("sizes")
 @pytest.mark.parametrize("name", sorted(FAMILY))
 @pytest.mark.parametrize(("bias", "soft_cap"), [(False, None), (True, None), (True, 3.0)])
-def test_loss_and_gradient_are_those_of_all_logits_at_once(name: str, bias: bool, soft_cap: float | None) -> None:
-    student, teacher = (OneHead(seed, torch.float64, bias, soft_cap) for seed in (3, 4))
+@pytest.mark.parametrize("kinds", [(OneHead, OneHead), (StrangeHead, OneHead), (StrangeHead, StrangeHead)])
+def test_loss_and_gradient_are_those_of_all_logits_at_once(
+    name: str, bias: bool, soft_cap: float | None, kinds: Sequence[type[OneHead]]
+) -> None:
+    student, teacher = (kind(seed, torch.float64, bias, soft_cap) for kind, seed in zip(kinds, (3, 4), strict=True))
     produced, loss = by_blocks(name, student, teacher, torch.float64)
-    own = random_states(1, torch.float64).requires_grad_()
-    other = teacher.plain_logits(random_states(2, torch.float64)).detach()
+    own = random_states(1, torch.float64, Head.of(student).state_size).requires_grad_()
+    other = teacher.plain_logits(random_states(2, torch.float64, Head.of(teacher).state_size)).detach()
     plain = losses(name, student.plain_logits(2 * own), other, token_ids()).sum()
     expected = torch.autograd.grad(plain, [own, *student.parameters()])
     assert loss == pytest.approx(float(plain.detach()), abs=1e-10)
@@ -131,8 +154,9 @@ def test_a_vocabulary_is_multiplied_by_pieces_and_none_is_left_out(bias: bool, m
     assert torch.equal(Head.of(model).projected(states[None]), found[None])
 
 
-def test_frozen_heads_take_no_gradient() -> None:
-    student, teacher = (OneHead(seed, torch.float64, True, None) for seed in (3, 4))
+@pytest.mark.parametrize("kind", [OneHead, StrangeHead])
+def test_frozen_heads_take_no_gradient(kind: type[OneHead]) -> None:
+    student, teacher = (kind(seed, torch.float64, True, None) for seed in (3, 4))
     student.requires_grad_(False)
     produced, _ = by_blocks("forward_kl", student, teacher, torch.float64)
     assert produced[1:] == [None, None] and float(produced[0].abs().max()) > 0

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import Gemma2ForCausalLM
+from transformers import Gemma2ForCausalLM, GraniteForCausalLM
 
 from minillm.logprobs import head_logits, mixture_logprobs, response_states, token_logprobs
 from minillm.packed_rows import packs
@@ -77,7 +77,7 @@ def test_a_body_sees_no_padding_where_its_attention_can_be_laid_out(make_model: 
     num_tokens = sum(texts.lengths())
     padded = (len(texts.response_ids), max(texts.lengths()))
     assert widths == [(1, num_tokens) if packs(model) else padded]
-    assert packs(model) == (type(model) is not Gemma2ForCausalLM)
+    assert packs(model) == (type(model) not in (Gemma2ForCausalLM, GraniteForCausalLM))
     assert model.config._attn_implementation == "eager"
 
 

@@ -12,8 +12,10 @@ from tokenizers import pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from minillm.errors import UserError
+from minillm.logprobs import head_logits
 from minillm.model_directory import check_model_directory
 from minillm.models import (
+    _warn_of_own_head,
     check_context,
     check_corpus,
     checked_config,
@@ -199,14 +201,30 @@ def test_a_damaged_tokenizer_is_one_line_that_names_its_place(saved: Path) -> No
         load_saved_tokenizer(saved)
 
 
-def test_a_head_with_an_unknown_transform_is_refused(tmp_path: Path) -> None:
-    from transformers import GraniteConfig, GraniteForCausalLM
+def test_a_head_with_an_unknown_transform_keeps_its_own_code_and_one_warning_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_model(tiny.tiny_granite(1), word_tokenizer(WORDS), tmp_path / "granite")
+    _warn_of_own_head.cache_clear()
+    models = [load_saved(tmp_path / "granite", torch.float32, torch.device("cpu")) for _ in range(2)]
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == 1 and warnings[0].startswith("GraniteForCausalLM transforms its logits in a way of its own")
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        own = models[1](ids).logits
+        assert torch.equal(head_logits(models[1], models[1].base_model(ids).last_hidden_state), own)
+        assert torch.equal(models[1](ids).logits, own)  # the body is back in its place
 
-    sizes = {"vocab_size": tiny.NUM_TOKENS, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
-    config = GraniteConfig(**sizes, num_attention_heads=2, num_key_value_heads=2, logits_scaling=8.0)
-    save_model(GraniteForCausalLM(config), word_tokenizer(WORDS), tmp_path / "granite")
-    with pytest.raises(UserError, match="GraniteForCausalLM transforms its logits in a way that is not supported"):
-        load_saved(tmp_path / "granite", torch.float32, torch.device("cpu"))
+
+def test_a_head_that_reads_more_than_the_last_states_is_refused() -> None:
+    class Looking(LlamaForCausalLM):
+        def forward(self, input_ids: Any, **named: Any) -> Any:
+            output = super().forward(input_ids, **named)
+            output.logits = output.logits.scatter_add(-1, input_ids[..., None], torch.full_like(output.logits, 9.0))
+            return output
+
+    with pytest.raises(UserError, match=r"tiny: Looking makes its logits in a way that is not supported: .* by 0\.\d"):
+        tiny.llama_like(LlamaConfig, Looking)(1)
 
 
 def test_positions_that_hang_on_the_longest_text_of_a_batch_are_refused() -> None:

@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from minillm.errors import UserError
+from minillm.logprobs import head_logits
 from minillm.padding import pad_left
 from minillm.student import block_influence, cut_model, most_influential_layers
 from tests import tiny
 
 
-@pytest.mark.parametrize("make_model", [tiny.tiny_llama, tiny.tiny_gpt2])
+@pytest.mark.parametrize("make_model", [tiny.tiny_llama, tiny.tiny_gpt2, tiny.tiny_granite])
 def test_a_cut_model_computes_the_kept_layers_in_order(make_model: Any) -> None:
     """A removed layer must act as the identity: a teacher whose dropped layers add nothing gives the same logits."""
     model = make_model(1, num_layers=4)
@@ -25,6 +26,9 @@ def test_a_cut_model_computes_the_kept_layers_in_order(make_model: Any) -> None:
     ids = torch.tensor([[5, 9, 11, 2, 7]])
     with torch.no_grad():
         assert torch.allclose(student(ids).logits, model(ids).logits, atol=1e-5)
+    with torch.no_grad():
+        hidden = student.base_model(ids).last_hidden_state
+        assert torch.allclose(head_logits(student, hidden), student(ids).logits, atol=1e-5)
     assert student.config.num_hidden_layers == 2 and model.config.num_hidden_layers == 4
 
 

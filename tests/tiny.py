@@ -11,6 +11,8 @@ from transformers import (
     Gemma2ForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
+    GraniteConfig,
+    GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     OPTConfig,
@@ -20,6 +22,8 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
 )
+
+from minillm.models import choose_head
 
 NUM_TOKENS = 300  # more than one block of the two-level draw
 END_ID = 0
@@ -81,6 +85,8 @@ tiny_qwen2 = llama_like(Qwen2Config, Qwen2ForCausalLM)
 tiny_qwen3 = llama_like(Qwen3Config, Qwen3ForCausalLM)
 # Soft caps on attention and head, and a sliding window shorter than the texts of the tests.
 tiny_gemma2 = llama_like(Gemma2Config, Gemma2ForCausalLM, sliding_window=6, final_logit_softcapping=3.0)
+# Logits divided by a number that no fused head knows.
+tiny_granite = llama_like(GraniteConfig, GraniteForCausalLM, head_dim=8, logits_scaling=3.0)
 
 ARCHITECTURES = {
     "llama": tiny_llama,
@@ -89,13 +95,16 @@ ARCHITECTURES = {
     "qwen2": tiny_qwen2,
     "qwen3": tiny_qwen3,
     "gemma2": tiny_gemma2,
+    "granite": tiny_granite,
 }
 
 
 def _seeded(kind: Any, config: Any, seed: int) -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return kind(config).eval()
+        model = kind(config).eval()
+    choose_head(model, "tiny")
+    return model
 
 
 def random_rows(num_rows: int, smallest: int, largest: int, seed: int) -> list[list[int]]:
