@@ -41,14 +41,14 @@ class Decoder(ABC):
         self._last: Tensor | None = None  # (B, H), the latest states
         self.reads = Reads()
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def next_logits(self) -> Tensor:
         """Return float32 logits (B, V) of the next token after running the pending ones."""
         self.flush()
         assert self._last is not None
         return self._logits(self._last)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def flush(self) -> None:
         """Run the pending tokens, if there are any: in one pass, or in as many as bound the memory of attention."""
         num_rows, num_pending = self._pending.shape

@@ -1,9 +1,11 @@
 """A decoder for the Llama family (Llama, Qwen2, Qwen3): fused and packed weights, a preallocated cache, little else.
 
 Only attention sees rows: everything else takes the real tokens of a forward pass one after the other, without padding.
+A step of a few rows pays for operations rather than for their arithmetic, so there are few: what comes right behind a
+product is done within it, and rotary positions are one product of complex numbers.
 
-Shapes: B rows, n columns of a forward pass, N real tokens in them, S columns so far, H width, A heads, D width of a
-head, V vocabulary.
+Shapes: B rows, n columns of a forward pass, N real tokens in them, S columns so far, H width, A heads of queries, K of
+keys and as many of values, D width of a head, V vocabulary.
 """
 
 from __future__ import annotations
@@ -14,11 +16,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear, rms_norm
+from torch.nn.functional import linear, scaled_dot_product_attention, silu
 from transformers import LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM
+from transformers.activations import SiLUActivation
 
 from minillm.decoders import Decoder
-from minillm.heads import Head
+from minillm.heads import Head, wide
 from minillm.logprobs import position_ids
 from minillm.types import PromptBatch
 
@@ -33,22 +36,46 @@ def is_supported(model: Any) -> bool:
 
 
 class PackedLinear:
-    """A linear layer, or several that read the same input, with weights in the layout that products want on a CPU."""
+    """A linear layer, or several that read the same input, with weights in the layout that products want on a CPU.
 
-    def __init__(self, layers: Sequence[Any]) -> None:
-        weights = [layer.weight.detach() for layer in layers]
-        biases = [layer.bias for layer in layers]
-        self._bias = None if biases[0] is None else torch.cat([bias.detach() for bias in biases])
-        weight = weights[0] if len(weights) == 1 else torch.cat(weights)
+    order: (out,), the row of the weights that comes at each place.
+    """
+
+    def __init__(self, layers: Sequence[Any], order: Tensor | None = None) -> None:
+        has_bias = layers[0].bias is not None
+        weight = _joined([layer.weight for layer in layers], order)
+        self._bias = _joined([layer.bias for layer in layers], order) if has_bias else None
         self._is_packed = _can_pack(weight)
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, None) if self._is_packed else weight
 
     def __call__(self, states: Tensor) -> Tensor:
         """Return W x + b (N, out) of states (N, in) for each layer in turn."""
-        if not self._is_packed:
-            return linear(states, self._weight, self._bias)
-        result: Tensor = torch.ops.mkldnn._linear_pointwise(states, self._weight, self._bias, "none", [], "")
+        return self._unary(states, "none") if self._is_packed else linear(states, self._weight, self._bias)
+
+    def silu(self, states: Tensor) -> Tensor:
+        """Return silu(W x + b) (N, out)."""
+        return self._unary(states, "swish") if self._is_packed else silu(self(states))
+
+    def times(self, states: Tensor, other: Tensor) -> Tensor:
+        """Return (W x + b) other (N, out), number by number."""
+        return self._binary(states, other, "mul") if self._is_packed else self(states).mul_(other)
+
+    def plus(self, states: Tensor, other: Tensor) -> Tensor:
+        """Return W x + b + other (N, out)."""
+        return self._binary(states, other, "add") if self._is_packed else self(states).add_(other)
+
+    def _unary(self, states: Tensor, name: str) -> Tensor:
+        result: Tensor = torch.ops.mkldnn._linear_pointwise(states, self._weight, self._bias, name, [], "")
         return result
+
+    def _binary(self, states: Tensor, other: Tensor, name: str) -> Tensor:
+        result: Tensor = torch.ops.mkldnn._linear_pointwise.binary(states, other, self._weight, self._bias, name)
+        return result
+
+
+def _joined(parts: Sequence[Tensor], order: Tensor | None) -> Tensor:
+    whole = parts[0].detach() if len(parts) == 1 else torch.cat([part.detach() for part in parts])
+    return whole if order is None else whole[order]
 
 
 def _can_pack(weight: Tensor) -> bool:
@@ -59,21 +86,47 @@ def _can_pack(weight: Tensor) -> bool:
     return weight.dtype == torch.float32
 
 
+class _Norm:
+    """An RMS norm; order: (H,), the weight that comes at each place."""
+
+    def __init__(self, norm: Any, order: Tensor | None = None) -> None:
+        self._weight, self._smallest = _joined([norm.weight], order), norm.variance_epsilon
+
+    def __call__(self, states: Tensor) -> Tensor:
+        """Return normalised states (..., H)."""
+        values, size = wide(states), states.shape[-1]
+        squares = torch.linalg.vector_norm(values, dim=-1, keepdim=True).square_()
+        scaled: Tensor = values * squares.add_(size * self._smallest).rsqrt_().mul_(size**0.5)
+        return scaled.to(states.dtype).mul_(self._weight)
+
+
 class _Layer:
-    """The weights of one layer."""
+    """The weights of one layer; in queries and keys, the numbers that turn together stand side by side."""
 
     def __init__(self, layer: Any) -> None:
         attention, mlp = layer.self_attn, layer.mlp
-        self.input_norm, self.mlp_norm = layer.input_layernorm, layer.post_attention_layernorm
-        self.query_key_value = PackedLinear([attention.q_proj, attention.k_proj, attention.v_proj])
-        self.query_norm, self.key_norm = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
+        self.input_norm, self.mlp_norm = _Norm(layer.input_layernorm), _Norm(layer.post_attention_layernorm)
+        parts, pairs = [attention.q_proj, attention.k_proj, attention.v_proj], _pairs(attention.head_dim)
+        heads = torch.arange(sum(len(part.weight) for part in parts)).view(-1, len(pairs))
+        num_values = len(attention.v_proj.weight) // len(pairs)
+        order = torch.cat([heads[:-num_values, pairs], heads[-num_values:]]).flatten()
+        self.query_key_value = PackedLinear(parts, order.to(attention.q_proj.weight.device))
+        norms = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
+        self.query_norm, self.key_norm = (None if norm is None else _Norm(norm, pairs) for norm in norms)
         self.output, self.down = PackedLinear([attention.o_proj]), PackedLinear([mlp.down_proj])
-        self.gate_up, self.activation = PackedLinear([mlp.gate_proj, mlp.up_proj]), mlp.act_fn
+        self.gate, self.up, self.activation = PackedLinear([mlp.gate_proj]), PackedLinear([mlp.up_proj]), mlp.act_fn
 
-    def add_mlp(self, states: Tensor) -> None:
-        """Add what the gated layer says to the states (N, H)."""
-        gate, up = self.gate_up(_normalized(self.mlp_norm, states)).chunk(2, dim=-1)
-        states.add_(self.down(self.activation(gate).mul_(up)))
+    def after_mlp(self, states: Tensor) -> Tensor:
+        """Return the states (N, H) with what the gated layer says added to them."""
+        inputs = self.mlp_norm(states)
+        is_silu = isinstance(self.activation, SiLUActivation)
+        gate = self.gate.silu(inputs) if is_silu else self.activation(self.gate(inputs))
+        return self.down.plus(self.up.times(inputs, gate), states)
+
+
+def _pairs(head_size: int) -> Tensor:
+    """Return the order (D,) that puts each number of a head beside the one that it turns with, half a head apart."""
+    return torch.arange(head_size).view(2, -1).t().flatten()
 
 
 class LeanModel:
@@ -81,34 +134,23 @@ class LeanModel:
 
     def __init__(self, model: Any) -> None:
         body, config = model.model, model.config
-        self.embedding, self.norm, self._rotary = body.embed_tokens, body.norm, body.rotary_emb
+        self.embedding, self.norm, self._rotary = body.embed_tokens, _Norm(body.norm), body.rotary_emb
         self.layers = [_Layer(layer) for layer in body.layers]
         self._head, self._head_weight = Head.of(model), PackedLinear([model.get_output_embeddings()])
         self.state_size = self._head.state_size
-        self.num_key_heads = config.num_key_value_heads
+        self.num_heads, self.num_key_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_size = body.layers[0].self_attn.head_dim
-        self.num_groups = config.num_attention_heads // config.num_key_value_heads
         self.dtype, self.device = self.embedding.weight.dtype, self.embedding.weight.device
 
     def logits(self, states: Tensor) -> Tensor:
         """Return float32 logits (B, V) of normalised states (B, H)."""
         return self._head.capped(self._head_weight(states))
 
-    def rotation(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Return cosines and signed sines (N, 1, D) of the rotary embedding at positions (N,)."""
+    def rotation(self, positions: Tensor) -> Tensor:
+        """Return cosines + i sines (N, 1, D / 2) of the rotary embedding at positions (N,)."""
         probe = torch.empty(0, dtype=torch.float32, device=positions.device)
-        cosines, sines = self._rotary(probe, positions[None])
-        half = self.head_size // 2
-        signed = torch.cat([-sines[..., :half], sines[..., half:]], dim=-1)
-        return cosines[0, :, None], signed[0, :, None]
-
-
-def _normalized(norm: Any, states: Tensor) -> Tensor:
-    if states.dtype != torch.float32:
-        return rms_norm(states, norm.weight.shape, norm.weight, norm.variance_epsilon)
-    squares = torch.linalg.vecdot(states, states).div_(states.shape[-1])  # a third of the time of rms_norm on a CPU
-    scaled: Tensor = states * squares.add_(norm.variance_epsilon).rsqrt_().unsqueeze(-1)
-    return scaled.mul_(norm.weight)
+        cosines, sines = (part[0, :, None, : self.head_size // 2] for part in self._rotary(probe, positions[None]))
+        return torch.complex(cosines.contiguous(), sines.contiguous())
 
 
 @dataclass(frozen=True)
@@ -117,14 +159,14 @@ class _Pass:
 
     shape: (B, n). places: (N,), of its real tokens in its rows, one row after the other; None if all are real.
     columns: of the cache that it takes.
-    rotation: cosines and signed sines (N, 1, D).
-    bias: (B, 1, 1, 1 or n, S) float32, 0 where a token may look, else very negative.
+    rotation: (N, 1, D / 2) complex.
+    bias: (B, 1, n A / K, S), or with one query for all if n is 1: 0 where a token may look, else very negative.
     """
 
     shape: tuple[int, int]
     places: Tensor | None
     columns: slice
-    rotation: tuple[Tensor, Tensor]
+    rotation: Tensor
     bias: Tensor
 
     def as_rows(self, values: Tensor) -> Tensor:
@@ -154,9 +196,9 @@ class LeanDecoder(Decoder):
         step = self._next_pass(token_ids.shape[1], mask)
         states = self._model.embedding(step.real_tokens(token_ids))
         for layer, cache in zip(self._model.layers, self._cache, strict=True):
-            self._add_attention(layer, cache, states, step)
-            layer.add_mlp(states)
-        return step.as_rows(_normalized(self._model.norm, states))
+            attended = self._attended(self._heads(layer, states, step), cache, step)
+            states = layer.after_mlp(layer.output.plus(step.real_tokens(attended), states))
+        return step.as_rows(self._model.norm(states))
 
     def _num_positions(self, token_ids: Tensor, mask: Tensor) -> int:
         return int(mask[:, -token_ids.shape[1] :].sum())
@@ -173,46 +215,42 @@ class LeanDecoder(Decoder):
         if num_new > 1:
             columns = torch.arange(num_columns, device=mask.device)
             visible = visible & (columns <= columns[-num_new:, None])
-        bias = torch.zeros(visible.shape, device=visible.device)
+            visible = visible.repeat_interleave(self._model.num_heads // self._model.num_key_heads, dim=1)
+        bias = torch.zeros(visible.shape, dtype=self._model.dtype, device=visible.device)
         bias.masked_fill_(~visible, torch.finfo(bias.dtype).min)
         places = None if num_new == 1 or bool(new.all()) else new.flatten().nonzero().squeeze(1)
         positions = position_ids(mask)[:, -num_new:].flatten()
         rotation = self._model.rotation(positions if places is None else positions[places])
         columns_taken = slice(num_columns - num_new, num_columns)
-        return _Pass((num_rows, num_new), places, columns_taken, rotation, bias[:, None, None])
+        return _Pass((num_rows, num_new), places, columns_taken, rotation, bias[:, None])
 
-    def _add_attention(self, layer: _Layer, cache: Tensor, states: Tensor, step: _Pass) -> None:
-        """Store keys and values of the new tokens, and add what attention says to the states (N, H)."""
-        model, (num_rows, num_new) = self._model, step.shape
-        turned, values = self._heads(layer, states, step.rotation)
-        turned = step.as_rows(turned)
-        queries, keys = turned.split([turned.shape[2] - model.num_key_heads, model.num_key_heads], dim=2)
-        cache[0, :, :, step.columns] = keys.transpose(1, 2)
-        cache[1, :, :, step.columns] = step.as_rows(values).transpose(1, 2)
-        queries = queries.unflatten(2, (model.num_key_heads, -1)).permute(0, 2, 3, 1, 4)
-        seen_keys, seen_values = cache[:, :, :, : step.columns.stop].flatten(1, 2)
-        scores = torch.bmm(queries.flatten(2, 3).flatten(0, 1), seen_keys.transpose(1, 2)).float()
-        scores = scores.view(num_rows, model.num_key_heads, model.num_groups, num_new, -1)
-        weights = torch.add(step.bias, scores, alpha=model.head_size**-0.5).softmax(dim=-1)
-        attended = torch.bmm(weights.to(model.dtype).flatten(2, 3).flatten(0, 1), seen_values)
-        attended = attended.view(*scores.shape[:4], -1).permute(0, 3, 1, 2, 4).reshape(num_rows, num_new, -1)
-        states.add_(layer.output(step.real_tokens(attended)))
+    def _heads(self, layer: _Layer, states: Tensor, step: _Pass) -> Tensor:
+        """Return turned queries and keys, and values behind them (N, A + 2 K, D)."""
+        model, inputs = self._model, layer.input_norm(states)
+        heads: Tensor = layer.query_key_value(inputs).unflatten(-1, (-1, model.head_size))
+        queries, keys = heads[:, : -model.num_key_heads].split([model.num_heads, model.num_key_heads], dim=1)
+        if layer.query_norm is not None and layer.key_norm is not None:
+            queries.copy_(layer.query_norm(queries))
+            keys.copy_(layer.key_norm(keys))
+        _turn(heads[:, : -model.num_key_heads], step.rotation)
+        return heads
 
-    def _heads(self, layer: _Layer, states: Tensor, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return turned queries and keys (N, A, D), the keys last, and values."""
-        model = self._model
-        heads = layer.query_key_value(_normalized(layer.input_norm, states)).unflatten(-1, (-1, model.head_size))
-        num_queries = model.num_groups * model.num_key_heads
-        turned, values = heads.split([num_queries + model.num_key_heads, model.num_key_heads], dim=1)
-        if layer.query_norm is not None:
-            queries, keys = turned.split([num_queries, model.num_key_heads], dim=1)
-            turned = torch.cat([_normalized(layer.query_norm, queries), _normalized(layer.key_norm, keys)], dim=1)
-        return _rotated(turned, rotation), values
+    def _attended(self, heads: Tensor, cache: Tensor, step: _Pass) -> Tensor:
+        """Store keys and values of the new tokens (N, A + 2 K, D), and return what attention says (B, n, A D)."""
+        model, num_new = self._model, step.shape[1]
+        queries, new = step.as_rows(heads).split([model.num_heads, 2 * model.num_key_heads], dim=2)
+        cache[:, :, :, step.columns] = new.unflatten(2, (2, -1)).permute(2, 0, 3, 1, 4)
+        keys, values = cache[:, :, :, : step.columns.stop]
+        # Queries of one key head, those of one token side by side, are the rows of a single product with the keys.
+        grouped = queries.unflatten(2, (model.num_key_heads, -1)).transpose(1, 2).flatten(2, 3)
+        attended = scaled_dot_product_attention(grouped, keys, values, attn_mask=step.bias)
+        rows: Tensor = attended.unflatten(2, (num_new, -1)).transpose(1, 2).flatten(2)
+        return rows
 
 
-def _rotated(heads: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Return heads (B, n, A, D) turned by their positions."""
-    cosines, signed_sines = rotation
-    turned = heads.float()
-    swapped = turned.unflatten(-1, (2, -1)).flip(-2).flatten(-2)
-    return torch.addcmul(turned * cosines, swapped, signed_sines).to(heads.dtype)
+def _turn(heads: Tensor, rotation: Tensor) -> None:
+    """Turn heads (N, A + K, D), whose pairs stand side by side, in place."""
+    values = wide(heads)
+    torch.view_as_complex(values.unflatten(-1, (-1, 2))).mul_(rotation)
+    if values is not heads:
+        heads.copy_(values)

@@ -89,10 +89,16 @@ def test_either_layout_gives_the_same_layer(
     monkeypatch: pytest.MonkeyPatch, sizes: tuple[int, ...], bias: bool, is_packed: bool
 ) -> None:
     layers = [torch.nn.Linear(6, size, bias=bias) for size in sizes]
-    states = torch.randn(3, 6, generator=torch.Generator().manual_seed(1))
-    expected = torch.cat([layer(states) for layer in layers], dim=-1)
+    generator, num_outputs = torch.Generator().manual_seed(1), sum(sizes)
+    states, other = (torch.randn(3, size, generator=generator) for size in (6, num_outputs))
+    order = torch.randperm(num_outputs, generator=generator)
+    plain = torch.cat([layer(states) for layer in layers], dim=-1)
     monkeypatch.setattr(lean_decoder, "_can_pack", lambda weight: is_packed)
-    assert torch.allclose(PackedLinear(layers)(states), expected, atol=1e-6)
+    for packed, expected in ((PackedLinear(layers), plain), (PackedLinear(layers, order), plain[:, order])):
+        assert torch.allclose(packed(states), expected, atol=1e-6)
+        assert torch.allclose(packed.silu(states), expected * expected.sigmoid(), atol=1e-6)
+        assert torch.allclose(packed.times(states, other), expected * other, atol=1e-6)
+        assert torch.allclose(packed.plus(states, other), expected + other, atol=1e-6)
 
 
 def test_only_models_that_are_known_to_be_of_the_family_are_taken() -> None:
