@@ -24,13 +24,14 @@ def position_ids(attention_mask: Tensor) -> Tensor:
 def response_states(model: Any, texts: Texts) -> Tensor:
     """Return the states (N, H) from which the head predicts each response token, row after row.
 
-    The state that predicts response token t is the one at token t - 1; the first is predicted from the prompt's last.
+    The state that predicts response token t is the one at token t - 1; the first is predicted from the prompt's last,
+    wherever its padding stands. No prompt is empty.
     """
     ids = torch.cat([texts.prompt_ids, texts.response_ids], dim=1)
     mask = torch.cat([texts.prompt_mask, texts.response_mask], dim=1)
-    is_last = torch.zeros_like(mask[:, :1])
-    predicts = torch.cat([torch.zeros_like(texts.prompt_mask[:, 1:]), texts.response_mask, is_last], dim=1)
-    return _token_states(model, ids, mask)[predicts[mask]]
+    is_response = torch.cat([torch.zeros_like(texts.prompt_mask), texts.response_mask], dim=1)[mask]
+    predicts = is_response.roll(-1)  # behind a row's last token comes the first of a prompt
+    return _token_states(model, ids, mask)[predicts]
 
 
 def num_body_positions(model: Any, texts: Texts) -> int:

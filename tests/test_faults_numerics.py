@@ -17,7 +17,7 @@ from minillm.rollout import Actors
 from minillm.sampling import decodable, sample_responses
 from minillm.types import PromptBatch
 from tests import tiny
-from tests.test_update import config, rollout_of, updater_of
+from tests.minibatch import config, rollout_of, updater_of
 from tests.tiny_run import DEFAULTS
 
 NUM_TOKENS = 12

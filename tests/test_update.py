@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,68 +8,26 @@ import torch
 from torch import Tensor
 
 from minillm import sampling
-from minillm.advantages import with_advantages
-from minillm.distill_config import DistillConfig
 from minillm.distiller import BestMetric, refresh_sampler
 from minillm.divergences import reverse_kl
 from minillm.errors import NonFiniteError
 from minillm.logprobs import head_logits, token_logprobs
-from minillm.methods import make_method
-from minillm.methods.interface import Run, phase_indices
-from minillm.methods.policy import minillm_credit
-from minillm.rollout import Actors, collect_rollout
-from minillm.stopwatch import Stopwatch
-from minillm.types import Experience, Rollout
-from minillm.update import Updater
+from minillm.methods.interface import phase_indices
+from minillm.rollout import Actors
+from minillm.types import Experience
 from tests import tiny
-from tests.tiny_run import CPU, DEFAULTS, changed, corpus, decoding, examples, plain_logits, tiny_run
-
-ALPHA = 0.3
-
-
-def config(optimizer: Mapping[str, Any] | None = None, **sections: Any) -> DistillConfig:
-    """Return small batches and one inner epoch; arguments change the optimizer's and other sections."""
-    sizes = {"minibatch_size": 6, "micro_batch_tokens": 1000, "language_model_batch_size": 2}
-    steps = {"num_warmup_steps": 0, "learning_rate": 1e-2}
-    base = changed(DEFAULTS, {"inner_epochs": 1, "rollout": {"rollouts_per_phase": 6}, "optimizer": sizes | steps})
-    return changed(base, {**sections, "optimizer": optimizer or {}})
-
-
-def run_of(models: Actors, settings: DistillConfig) -> Run:
-    return tiny_run(settings, models.student, models.teacher, examples(6, seed=3), seed=1)
-
-
-def updater_of(models: Actors, settings: DistillConfig) -> Updater:
-    run = run_of(models, settings)
-    return Updater(run, make_method(run))
-
-
-def actors(make_model: Any = tiny.tiny_llama) -> Actors:
-    student = make_model(1)
-    return Actors(student, student, make_model(2, num_layers=3))
-
-
-def rollout_of(models: Actors, temperature: float = 1.0) -> Rollout:
-    prompts = tiny.random_rows(6, 2, 9, seed=3)
-    return collect_rollout(
-        models,
-        prompts,
-        decoding(step=1, temperature=temperature, max_tokens=9),
-        teacher_mix_alpha=ALPHA,
-        score_batch_tokens=40,
-        compute=CPU,
-        stopwatch=Stopwatch(),
-    )
-
-
-def experience_of(models: Actors) -> Experience:
-    rollout = rollout_of(models)
-    # Responses of random models rarely end: cut some, so that lengths are ragged.
-    mask = rollout.response_mask.clone()
-    for row, length in enumerate((9, 2, 5, 1, 9, 7)):
-        mask[row, length:] = False
-    ragged = Rollout(**{**vars(rollout), "response_mask": mask})
-    return with_advantages(ragged, minillm_credit(DEFAULTS))
+from tests.minibatch import (
+    ALPHA,
+    actors,
+    config,
+    experience_of,
+    gradients,
+    largest_difference,
+    loss_of,
+    rollout_of,
+    updater_of,
+)
+from tests.tiny_run import corpus, plain_logits
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
@@ -142,80 +98,6 @@ def test_the_kept_teacher_states_give_the_teachers_distribution() -> None:
         logits = head_logits(models.teacher, rollout.teacher_hidden[mask])
     recomputed = token_logprobs(logits, rollout.response_ids[mask])
     assert torch.allclose(recomputed, rollout.teacher_logprobs[mask], atol=1e-5)
-
-
-def gradients(models: Actors, settings: DistillConfig, experience: Experience) -> list[torch.Tensor]:
-    """Return the gradient of one global minibatch, taken from the production update before it is applied."""
-    student = copy.deepcopy(models.student)
-    updater = updater_of(Actors(student, student, models.teacher), settings)
-    taken: list[torch.Tensor] = []
-
-    def keep(loss: float) -> dict[str, float]:
-        taken.extend(parameter.grad.clone() for parameter in student.parameters())
-        return {}
-
-    updater._apply = keep  # type: ignore[method-assign]
-    updater.update(experience, phase=1)
-    return taken
-
-
-def loss_of(models: Actors, settings: DistillConfig, experience: Experience) -> float:
-    """Return the loss that the production update reports of one global minibatch."""
-    student = copy.deepcopy(models.student)
-    updater = updater_of(Actors(student, student, models.teacher), settings)
-    return updater.accumulate(experience, list(range(len(experience.response_ids))))["train/loss"]
-
-
-def largest_difference(first: list[torch.Tensor], second: list[torch.Tensor]) -> float:
-    return max(float((a - b).abs().max()) for a, b in zip(first, second, strict=True))
-
-
-@pytest.mark.parametrize("micro_batch_tokens", [1, 20, 45])
-def test_the_size_of_micro_batches_changes_no_gradient(micro_batch_tokens: int) -> None:
-    models = actors()
-    experience = experience_of(models)
-    whole = gradients(models, config(), experience)
-    split = gradients(models, config({"micro_batch_tokens": micro_batch_tokens}), experience)
-    assert largest_difference(whole, split) < 1e-6 * max(float(g.abs().max()) for g in whole) + 1e-6
-
-
-def test_row_order_and_more_padding_change_no_gradient() -> None:
-    models = actors()
-    experience = experience_of(models)
-    order = torch.tensor([4, 2, 0, 5, 3, 1])
-    turned = experience.select(order)
-    wider = Experience(
-        **{
-            name: torch.cat([value[:, :0], value.new_zeros(value.shape[0], 3, *value.shape[2:]), value], dim=1)
-            if name.startswith("prompt")
-            else torch.cat([value, value.new_zeros(value.shape[0], 4, *value.shape[2:])], dim=1)
-            for name, value in vars(experience).items()
-        }
-    )
-    base = gradients(models, config(), experience)
-    for other in (turned, wider):
-        assert largest_difference(base, gradients(models, config(), other)) < 2e-6
-
-
-def test_the_padding_id_of_prompts_changes_no_gradient() -> None:
-    models = actors()
-    experience = experience_of(models)
-    assert not bool(experience.prompt_mask.all())
-    other = replace(experience, prompt_ids=torch.where(experience.prompt_mask, experience.prompt_ids, 17))
-    assert largest_difference(gradients(models, config(), experience), gradients(models, config(), other)) < 1e-7
-
-
-def test_what_stands_outside_the_mask_changes_no_gradient() -> None:
-    models = actors()
-    experience = experience_of(models)
-    outside = ~experience.response_mask
-    spoiled = {
-        name: torch.where(outside, float("nan"), getattr(experience, name))
-        for name in ("old_logprobs", "advantages", "ratios", "single_step_weights")
-    }
-    ids = torch.where(outside, 17, experience.response_ids)
-    other = Experience(**{**vars(experience), **spoiled, "response_ids": ids})
-    assert largest_difference(gradients(models, config(), experience), gradients(models, config(), other)) < 1e-7
 
 
 @pytest.mark.parametrize(("temperature", "entropy_weight", "teacher_share"), [(1.0, 0.0, 0.0), (0.7, 0.1, 0.3)])
