@@ -108,9 +108,18 @@ def test_the_adaptive_divergences_weights_carry_no_gradient() -> None:
     assert float((produced - reference).abs().max()) < 1e-13
 
 
-@pytest.mark.parametrize("name", sorted(set(FAMILY) - {"adaptive_kl"}))
-def test_the_gradient_is_that_of_finite_differences(name: str) -> None:
-    divergence = named_divergence(name, **FAMILY[name])
+AT_LIMITS = [
+    *(("jsd", {"beta": beta}) for beta in (0.0, 1.0)),
+    *(("alpha_beta", {"alpha": alpha, "beta": beta}) for alpha, beta in ((1, 0), (0, 1), (0.6, 0), (0, 1.7), (1, 1))),
+    *((name, {"skew": 0.0}) for name in ("skewed_forward_kl", "skewed_reverse_kl")),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"), [*((name, FAMILY[name]) for name in sorted(set(FAMILY) - {"adaptive_kl"})), *AT_LIMITS]
+)
+def test_the_gradient_is_that_of_finite_differences(name: str, parameters: dict[str, float]) -> None:
+    divergence = named_divergence(name, **parameters)
     student = STUDENT.clone().requires_grad_()
     assert torch.autograd.gradcheck(lambda values: divergence(values, TEACHER), (student,), atol=1e-8)
 
