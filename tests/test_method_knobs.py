@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from torch import Tensor
 
 from minillm.advantages import groups_with_signal
+from minillm.distill_config import ObjectiveConfig
 from minillm.distiller import distill
 from minillm.draws import component_draws
 from minillm.logprobs import token_logprobs
 from minillm.methods import make_method, on_policy, policy
 from minillm.methods.replay import ReplayBuffer, Sample, drawn_sources
+from minillm.task_rewards import TASK_REWARDS
 from minillm.types import Experience, Rollout
 from tests.test_methods import ROWS, pairs_of, run_of, settings
 from tests.tiny_run import whole_block
@@ -34,6 +36,11 @@ def losses_of(method_name: str, **sections: Any) -> tuple[Experience, Tensor, Te
         losses = method.token_losses(block).loss
     ratio = (own - experience.old_logprobs[experience.response_mask]).exp()
     return experience, losses, ratio * experience.ratios[experience.response_mask]
+
+
+def test_every_registered_task_reward_can_be_named_in_the_params() -> None:
+    allowed = get_args(ObjectiveConfig.model_fields["task_reward"].annotation)
+    assert allowed == ("none", *TASK_REWARDS)
 
 
 def test_the_two_clip_ranges_bound_the_ratio_on_their_own_sides() -> None:
