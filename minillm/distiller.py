@@ -115,7 +115,8 @@ def refresh_sampler(actors: Actors) -> None:
 def _speed(run: Run, num_tokens: int, inner_epochs: int) -> dict[str, float]:
     """Return what the parts of a phase of so many response tokens took, and how fast they were.
 
-    padding: share of the positions in the student's forward passes that hold no token of a text.
+    padding: share of the positions in the student's forward passes that hold no token of a text; at decoding, at least
+    that: what the teacher said last counts as read by the student, which skips it unless its states are kept.
     teacher/calls: its forward passes.
     """
     seconds, counts = {"score": 0.0} | run.stopwatch.taken(), run.stopwatch.counted()
@@ -124,7 +125,7 @@ def _speed(run: Run, num_tokens: int, inner_epochs: int) -> dict[str, float]:
         **{f"time/{name}_s": elapsed_s for name, elapsed_s in seconds.items()},
         **{f"time/{name}_tokens_per_s": count / seconds[name] for name, count in tokens.items()},
         **{
-            f"padding/{name}_share": 1 - counts[f"{name}_tokens"] / counts[f"{name}_positions"]
+            f"padding/{name}_share": max(0.0, 1 - counts[f"{name}_tokens"] / counts[f"{name}_positions"])
             for name in ("rollout", "update")
             if counts[f"{name}_positions"]
         },
