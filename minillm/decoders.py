@@ -43,7 +43,7 @@ class Decoder(ABC):
 
     @torch.inference_mode()
     def next_logits(self) -> Tensor:
-        """Return float32 logits (B, V) of the next token after running the pending ones."""
+        """Return float32 logits (B, V) of the next token after running the pending ones; not for autograd."""
         self.flush()
         assert self._last is not None
         return self._logits(self._last)

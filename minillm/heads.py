@@ -66,8 +66,8 @@ class Head(ABC):
         """Add to the parameters' gradient what that of the projection (n, V) means, and return the states' (n, H)."""
 
 
-def use_own_head(model: Any, state_size: int) -> None:
-    """Let the model's own code make its logits, from states of this width."""
+def use_own_head(model: Any, state_size: int | None) -> None:
+    """Let the model's own code make its logits, from states of this width; None: the linear head."""
     setattr(model, _OWN_HEAD, state_size)
 
 
@@ -113,13 +113,24 @@ class OwnHead(Head):
         return logits[0]
 
 
+class _States(BaseModelOutputWithPast):  # type: ignore[misc]  # the library has no types
+    """The states of a body, and None for whatever else a head may ask of it: weights of experts, of attention, ..."""
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("_"):
+            raise AttributeError(name)
+
+
 @contextmanager
 def _body_returns(body: Any, states: Tensor) -> Iterator[None]:
-    body.forward = lambda *_, **__: BaseModelOutputWithPast(last_hidden_state=states)
+    kept = vars(body).get("forward")  # only where somebody has put another in the place of the class's
+    body.forward = lambda *_, **__: _States(last_hidden_state=states)
     try:
         yield
     finally:
-        del body.forward  # the class has the body's own
+        del body.forward
+        if kept is not None:
+            body.forward = kept
 
 
 @dataclass(frozen=True)

@@ -130,7 +130,7 @@ def _pairs(head_size: int) -> Tensor:
 
 
 class LeanModel:
-    """A model's weights as the decoder reads them: a copy, made anew whenever the model has changed."""
+    """A model's weights as the decoder reads them, most of them copies: good until the model changes."""
 
     def __init__(self, model: Any) -> None:
         body, config = model.model, model.config

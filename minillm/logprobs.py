@@ -25,11 +25,12 @@ def response_states(model: Any, texts: Texts) -> Tensor:
     """Return the states (N, H) from which the head predicts each response token, row after row.
 
     The state that predicts response token t is the one at token t - 1; the first is predicted from the prompt's last,
-    wherever its padding stands. No prompt is empty.
+    wherever its padding stands.
     """
     ids = torch.cat([texts.prompt_ids, texts.response_ids], dim=1)
     mask = torch.cat([texts.prompt_mask, texts.response_mask], dim=1)
     is_response = torch.cat([torch.zeros_like(texts.prompt_mask), texts.response_mask], dim=1)[mask]
+    assert texts.prompt_mask.any(dim=1).all(), "a prompt is empty: nothing predicts its response's first token"
     predicts = is_response.roll(-1)  # behind a row's last token comes the first of a prompt
     return _token_states(model, ids, mask)[predicts]
 

@@ -118,3 +118,10 @@ def test_a_soft_capped_head_is_honoured() -> None:
         capped = head_logits(model, hidden)
     assert torch.allclose(capped, 2 * torch.tanh(plain / 2), atol=1e-6)
     assert float(capped.abs().max()) < 2 < float(plain.abs().max())
+
+
+def test_an_empty_prompt_is_no_place_to_predict_from() -> None:
+    texts = padded_texts([[5, 6], [7]], [[8, 9], [8]], tiny.PAD_ID, torch.device("cpu"))
+    texts.prompt_mask[1] = False
+    with pytest.raises(AssertionError, match="a prompt is empty"):
+        response_states(tiny.tiny_llama(3), texts)
