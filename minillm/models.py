@@ -102,11 +102,17 @@ def _agree(ours: Tensor | None, logits: Tensor | None) -> bool:
 
 @torch.no_grad()
 def check_causal(model: Any, location: str) -> None:
-    """Raise UserError when logits are not finite, or those of a token change with a later one."""
+    """Raise UserError when the model cannot run, its logits are not finite, or those of a token change with a later one."""
     ids = torch.arange(_NUM_PROBE_TOKENS, device=next(model.parameters()).device)[None]
     changed = ids.clone()
     changed[:, -1] = 0
-    before, after = (model(input_ids=row).logits[:, :-1].float() for row in (ids, changed))
+    try:
+        before, after = (model(input_ids=row).logits[:, :-1].float() for row in (ids, changed))
+    except Exception as error:  # whatever a model's code may raise
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(
+            f"{location}: {type(model).__name__} fails to read a text of {ids.numel()} tokens: {reason}"
+        ) from error
     if not before.isfinite().all():
         raise UserError(f"{location}: {type(model).__name__} gives logits that are not finite; are its weights?")
     if not _agree(before, after):

@@ -10,24 +10,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import pre_tokenizers
 from transformers import (
-    BertConfig,
-    BertLMHeadModel,
-    GraniteMoeConfig,
-    GraniteMoeForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
 )
 
 from minillm.errors import UserError
-from minillm.logprobs import head_logits
 from minillm.model_directory import check_model_directory
 from minillm.models import (
-    _warn_of_own_head,
-    check_causal,
     check_context,
     check_corpus,
     checked_config,
-    choose_head,
     cut_head_to_tokenizer,
     load_saved,
     num_parameters,
@@ -208,82 +200,6 @@ def test_a_damaged_tokenizer_is_one_line_that_names_its_place(saved: Path) -> No
     (saved / "tokenizer.json").write_text("{}")
     with pytest.raises(UserError, match=r"model: the tokenizer cannot be loaded: "):
         load_saved_tokenizer(saved)
-
-
-def test_a_head_with_an_unknown_transform_keeps_its_own_code_and_one_warning_says_so(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    save_model(tiny.tiny_granite(1), word_tokenizer(WORDS), tmp_path / "granite")
-    _warn_of_own_head.cache_clear()
-    models = [load_saved(tmp_path / "granite", torch.float32, torch.device("cpu")) for _ in range(2)]
-    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert len(warnings) == 1 and warnings[0].startswith("GraniteForCausalLM transforms its logits in a way of its own")
-    ids = torch.tensor([[5, 6, 7]])
-    with torch.no_grad():
-        own = models[1](ids).logits
-        assert torch.equal(head_logits(models[1], models[1].base_model(ids).last_hidden_state), own)
-        assert torch.equal(models[1](ids).logits, own)  # the body is back in its place
-
-
-def test_a_head_that_reads_more_than_the_last_states_is_refused() -> None:
-    class Looking(LlamaForCausalLM):
-        def forward(self, input_ids: Any, **named: Any) -> Any:
-            output = super().forward(input_ids, **named)
-            output.logits = output.logits.scatter_add(-1, input_ids[..., None], torch.full_like(output.logits, 9.0))
-            return output
-
-    with pytest.raises(UserError, match="tiny: Looking makes its logits in a way that is not supported"):
-        tiny.llama_like(LlamaConfig, Looking)(1)
-
-
-def test_a_head_whose_code_asks_for_more_of_the_body_than_states_keeps_it() -> None:
-    sizes = {"num_local_experts": 2, "num_experts_per_tok": 1, "logits_scaling": 3.0, "head_dim": 8}
-    model = tiny.llama_like(GraniteMoeConfig, GraniteMoeForCausalLM, **sizes)(1)
-    ids = torch.tensor([[5, 6, 7]])
-    with torch.no_grad():
-        assert torch.allclose(head_logits(model, model.base_model(ids).last_hidden_state), model(ids).logits, atol=1e-6)
-
-
-@pytest.mark.parametrize("scale", [1.0, 1e-3])
-def test_a_cap_that_is_not_known_is_found_however_small_the_logits_are(scale: float) -> None:
-    class Capped(LlamaForCausalLM):
-        def forward(self, input_ids: Any, **named: Any) -> Any:
-            output = super().forward(input_ids, **named)
-            output.logits = 30 * (output.logits / 30).tanh()
-            return output
-
-    model = tiny.llama_like(LlamaConfig, Capped)(1)
-    with torch.no_grad():
-        model.get_output_embeddings().weight *= scale
-    choose_head(model, "tiny")
-    states = 1e3 * torch.ones(1, 32)
-    expected = 30 * (states @ model.get_output_embeddings().weight.detach().t() / 30).tanh()
-    assert torch.allclose(head_logits(model, states), expected, atol=1e-4)
-
-
-def test_a_body_keeps_a_forward_that_was_put_in_its_place() -> None:
-    model, called = tiny.tiny_granite(1), []
-    own = model.base_model.forward
-    model.base_model.forward = lambda *arguments, **named: called.append(1) or own(*arguments, **named)
-    head_logits(model, torch.ones(1, 32))
-    assert not called
-    model(torch.tensor([[5, 6, 7]]))
-    assert called == [1]
-
-
-def test_a_model_that_looks_ahead_is_refused(tmp_path: Path) -> None:
-    sizes = {"vocab_size": tiny.NUM_TOKENS, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
-    model = BertLMHeadModel(BertConfig(**sizes, num_attention_heads=2, initializer_range=0.3)).eval()
-    with pytest.raises(UserError, match="here: BertLMHeadModel is no causal language model: a token sees those behind"):
-        check_causal(model, "here")
-
-
-def test_weights_that_are_not_finite_are_told(saved: Path) -> None:
-    weights = load_file(saved / "model.safetensors")
-    weights["model.norm.weight"] = torch.full_like(weights["model.norm.weight"], float("nan"))
-    save_file(weights, saved / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UserError, match="LlamaForCausalLM gives logits that are not finite"):
-        load_saved(saved, torch.float32, torch.device("cpu"))
 
 
 def test_positions_that_hang_on_the_longest_text_of_a_batch_are_refused() -> None:
