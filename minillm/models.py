@@ -102,7 +102,7 @@ def _agree(ours: Tensor | None, logits: Tensor | None) -> bool:
 
 @torch.no_grad()
 def check_causal(model: Any, location: str) -> None:
-    """Raise UserError when the model cannot run, its logits are not finite, or those of a token change with a later one."""
+    """Raise UserError when the model cannot run, its logits are not finite, or they change with a later token."""
     ids = torch.arange(_NUM_PROBE_TOKENS, device=next(model.parameters()).device)[None]
     changed = ids.clone()
     changed[:, -1] = 0
