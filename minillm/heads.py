@@ -22,6 +22,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 _BLOCK_LOGITS = 2**19  # float32 numbers of a block on a CPU: 2 MiB, so that a few of its size fit the caches
 _PIECE_LOGITS = 2048  # of the vocabulary, a product on a CPU: with more, the library falls behind by a seventh
+_PIECE_ROWS = 8192  # of a head's gradient that are made at a time in another type of numbers
 _OWN_HEAD = "minillm_own_head_state_size"  # attribute of a model whose own code makes its logits
 _ROUND_TOKENS = 128  # a chunk is a multiple of this: products of odd sizes take up to a third longer
 
@@ -187,11 +188,18 @@ def wide(values: Tensor) -> Tensor:
 
 
 def _accumulate_product(parameter: Tensor, left: Tensor, right: Tensor) -> None:
-    """Add a product in place: into new memory, of the size of the head, it takes half as long again."""
-    if parameter.grad is not None and parameter.grad.dtype == left.dtype:
+    """Add a product in place: into new memory, of the size of the head, it takes half as long again.
+
+    In another type of numbers than the parameter's it is made by pieces, so that it is never there as a whole.
+    """
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    if parameter.grad.dtype == left.dtype:
         parameter.grad.addmm_(left, right)
-    else:
-        _accumulate(parameter, left @ right)
+        return
+    for start in range(0, len(left), _PIECE_ROWS):
+        piece = slice(start, start + _PIECE_ROWS)
+        parameter.grad[piece] += left[piece] @ right
 
 
 def _accumulate(parameter: Tensor, gradient: Tensor) -> None:
