@@ -29,6 +29,7 @@ def test_a_head_with_an_unknown_transform_keeps_its_own_code_and_one_warning_say
 ) -> None:
     save_model(tiny.tiny_granite(1), word_tokenizer(WORDS), tmp_path / "granite")
     _warn_of_own_head.cache_clear()
+    caplog.clear()
     models = [load_saved(tmp_path / "granite", torch.float32, torch.device("cpu")) for _ in range(2)]
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(warnings) == 1 and warnings[0].startswith("GraniteForCausalLM transforms its logits in a way of its own")
