@@ -21,6 +21,7 @@ WATCHFUL = [
         "divergences",
         "methods",
         "update",
+        "invariance",
         "advantages",
         "distiller",
         "sft",
