@@ -27,6 +27,11 @@ def recompute_layers(model: Any) -> None:
         layer.config_of_model = model.config
 
 
+def is_recomputed(layer: Any) -> bool:
+    """Return whether the layer is to run again in the backward pass."""
+    return getattr(vars(layer).get("forward"), "__func__", None) is _forward
+
+
 def _forward(layer: Any, *arguments: Any, **named: Any) -> Any:
     forward = type(layer).forward
     if not torch.is_grad_enabled():

@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 
+from minillm.allocator import keep_freed_memory
 from minillm.errors import UserError
 
 
@@ -42,12 +43,14 @@ def choose_compute(
     loss_memory_mib: int,
     gradient_checkpointing: bool,
 ) -> Compute:
-    """Return the device and dtype to use and set the number of CPU threads (0 keeps all cores)."""
+    """Return the device and dtype to use; set the number of CPU threads (0 keeps all cores) and how memory is kept."""
     if num_threads:
         torch.set_num_threads(num_threads)
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("params.yaml: runtime.device: 'cuda', but this machine shows no CUDA device; use auto or cpu")
     name = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    if name == "cpu":
+        keep_freed_memory()
     if precision == "auto":
         precision = "bfloat16" if _has_fast_bfloat16(name) else "float32"
     return Compute(torch.device(name), getattr(torch, precision), loss_memory_mib, gradient_checkpointing)

@@ -17,22 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import linear, scaled_dot_product_attention, silu
-from transformers import LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM
 from transformers.activations import SiLUActivation
 
 from minillm.decoders import Decoder
 from minillm.heads import Head, wide
+from minillm.llama_family import rotation
 from minillm.logprobs import position_ids
 from minillm.types import PromptBatch
-
-_FAMILY = (LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
-
-
-def is_supported(model: Any) -> bool:
-    """Return whether the model is of the family, in one type of numbers, and looks at all earlier tokens."""
-    kinds = getattr(model.config, "layer_types", None) or []
-    dtypes = {parameter.dtype for parameter in model.parameters()}
-    return type(model) in _FAMILY and all(kind == "full_attention" for kind in kinds) and len(dtypes) == 1
 
 
 class PackedLinear:
@@ -147,10 +138,8 @@ class LeanModel:
         return self._head.capped(self._head_weight(states))
 
     def rotation(self, positions: Tensor) -> Tensor:
-        """Return cosines + i sines (N, 1, D / 2) of the rotary embedding at positions (N,)."""
-        probe = torch.empty(0, dtype=torch.float32, device=positions.device)
-        cosines, sines = (part[0, :, None, : self.head_size // 2] for part in self._rotary(probe, positions[None]))
-        return torch.complex(cosines.contiguous(), sines.contiguous())
+        """Return the rotation (N, 1, D / 2) at positions (N,)."""
+        return rotation(self._rotary, self.head_size, positions)
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from minillm.batching import token_batches
 from minillm.device import Compute
 from minillm.failpoints import failpoint
 from minillm.generation import Decoding, sampled_batches
+from minillm.halves import Halves, response_states
 from minillm.heads import Head, Readout, logit_blocks
-from minillm.logprobs import mixture_logprobs, response_states, token_logprobs
+from minillm.logprobs import mixture_logprobs, token_logprobs
 from minillm.padding import padded_texts
 from minillm.sampling import Responses, decodable
 from minillm.stopwatch import Stopwatch
@@ -139,33 +140,34 @@ def _logprobs(
     A sampler that is the student itself computes as the update does: what it gave while drawing is not computed again.
     """
     states = teacher_states[texts.response_mask]
+    student, teacher = Halves(actors.student, compute.dtype), Head.of(actors.teacher, compute.dtype)
     own = [row.student_states for row in rows if row.student_states is not None]
     if not own:
-        student = response_logprobs(actors.student, texts, score_batch_tokens, temperature, compute)
-        return student, kept_logprobs(actors.teacher, texts, states, temperature, compute)
+        logprobs = response_logprobs(student, texts, score_batch_tokens, temperature, compute)
+        return logprobs, kept_logprobs(teacher, texts, states, temperature, compute)
     drawn, picks = torch.cat([row.drawn_logprobs for row in rows]), torch.cat([row.teacher_picks for row in rows])
     return (
-        kept_logprobs(actors.student, texts, torch.cat(own), temperature, compute, drawn.where(~picks, torch.nan)),
-        kept_logprobs(actors.teacher, texts, states, temperature, compute, drawn.where(picks, torch.nan)),
+        kept_logprobs(student.head, texts, torch.cat(own), temperature, compute, drawn.where(~picks, torch.nan)),
+        kept_logprobs(teacher, texts, states, temperature, compute, drawn.where(picks, torch.nan)),
     )
 
 
 @torch.no_grad()
-def response_logprobs(model: Any, texts: Texts, batch_tokens: int, temperature: float, compute: Compute) -> Tensor:
-    """Return the model's log-probabilities (B, T) of the response tokens, in the arithmetic of the update."""
+def response_logprobs(halves: Halves, texts: Texts, batch_tokens: int, temperature: float, compute: Compute) -> Tensor:
+    """Return a model's log-probabilities (B, T) of the response tokens, in the arithmetic of the update."""
     logprobs = torch.zeros(texts.response_mask.shape, device=compute.device)
     for rows in _batches(texts, batch_tokens):
         part = texts.select(rows)
-        found = kept_logprobs(model, part, _states(model, part, compute), temperature, compute)
+        found = kept_logprobs(halves.head, part, response_states(halves.body, part), temperature, compute)
         logprobs[rows, : found.shape[1]] = found
     return logprobs
 
 
 @torch.no_grad()
 def kept_logprobs(
-    model: Any, texts: Texts, states: Tensor, temperature: float, compute: Compute, known: Tensor | None = None
+    head: Head, texts: Texts, states: Tensor, temperature: float, compute: Compute, known: Tensor | None = None
 ) -> Tensor:
-    """Return the model's log-probabilities (B, T) of the response tokens from the states (N, H) before them.
+    """Return a model's log-probabilities (B, T) of the response tokens from the states (N, H) before them.
 
     known: (N,), those that need not be computed, NaN for the others.
     """
@@ -173,8 +175,8 @@ def kept_logprobs(
     token_ids, logprobs = texts.response_ids[mask], torch.zeros(mask.shape, device=compute.device)
     found = logprobs.new_full(token_ids.shape, torch.nan) if known is None else known
     absent = found.isnan().nonzero().squeeze(1)
-    readout = Readout(Head.of(model, compute.dtype), states[absent])
-    for places, (logits,) in logit_blocks([readout], memory_mib=compute.loss_memory_mib):
+    blocks = logit_blocks([Readout(head, states[absent])], memory_mib=compute.loss_memory_mib)
+    for places, (logits,) in blocks:
         found[absent[places]] = token_logprobs(logits / temperature, token_ids[absent[places]])
     return logprobs.masked_scatter(mask, found)
 
@@ -190,12 +192,13 @@ def scored_by_teacher(
 
 
 def _teacher_states(teacher: Any, texts: Texts, batch_tokens: int, compute: Compute, stopwatch: Stopwatch) -> Tensor:
-    shape = *texts.response_mask.shape, Head.of(teacher).state_size
+    halves = Halves(teacher, compute.dtype)
+    shape = *texts.response_mask.shape, halves.head.state_size
     states = torch.zeros(shape, dtype=compute.dtype, device=compute.device)
     for rows in _batches(texts, batch_tokens):
         part = texts.select(rows)
         kept = states.new_zeros(*part.response_mask.shape, states.shape[2])
-        kept[part.response_mask] = _states(teacher, part, compute).to(compute.dtype)
+        kept[part.response_mask] = response_states(halves.body, part).to(compute.dtype)
         states[rows, : kept.shape[1]] = kept
         stopwatch.count(teacher_calls=1)
     return states
@@ -205,8 +208,3 @@ def _batches(texts: Texts, max_tokens: int) -> Iterator[Tensor]:
     """Yield the rows that share a forward pass."""
     for rows in token_batches(texts.lengths(), max_tokens):
         yield torch.tensor(rows, device=texts.response_ids.device)
-
-
-def _states(model: Any, part: Texts, compute: Compute) -> Tensor:
-    with compute.autocast():
-        return response_states(model, part)

@@ -20,7 +20,8 @@ from torch.nn.functional import pad
 from minillm.decoders import Decoder, GenericDecoder, Reads
 from minillm.errors import NonFiniteError
 from minillm.heads import Head
-from minillm.lean_decoder import LeanDecoder, LeanModel, is_supported
+from minillm.lean_decoder import LeanDecoder, LeanModel
+from minillm.llama_family import is_supported
 from minillm.truncation import truncated
 from minillm.types import PromptBatch
 

@@ -19,8 +19,9 @@ from minillm.config import SftConfig
 from minillm.dataset import Example
 from minillm.device import Compute
 from minillm.draws import Stream, permutation
-from minillm.heads import Head, Readout, backward_through_head, logit_blocks
-from minillm.logprobs import response_states, token_logprobs
+from minillm.halves import Halves
+from minillm.heads import Readout, backward_through_head, logit_blocks
+from minillm.logprobs import token_logprobs
 from minillm.optimization import make_optimizer, optimizer_step
 from minillm.padding import padded_texts
 from minillm.schedules import warmed_up_rate
@@ -139,9 +140,9 @@ def _train_step(
     compute: Compute,
 ) -> dict[str, float]:
     num_tokens = sum(len(row.response_ids) for row in batch)
-    head, total = Head.of(model, compute.dtype), 0.0
+    halves, total = Halves(model, compute.dtype), 0.0
     for micro_batch in _micro_batches(batch, config.micro_batch_tokens):
-        total += _backward(model, head, micro_batch, num_tokens, pad_id=pad_id, compute=compute)
+        total += _backward(halves, micro_batch, num_tokens, pad_id=pad_id, compute=compute)
     rate = warmed_up_rate(
         step - 1,
         config.num_steps,
@@ -162,11 +163,9 @@ def _micro_batches(rows: Sequence[Example], max_tokens: int) -> Iterator[list[Ex
         yield [rows[place] for place in places]
 
 
-def _backward(
-    model: Any, head: Head, rows: Sequence[Example], num_tokens: int, *, pad_id: int, compute: Compute
-) -> float:
+def _backward(halves: Halves, rows: Sequence[Example], num_tokens: int, *, pad_id: int, compute: Compute) -> float:
     """Add the gradient of the rows' negative log-likelihood in nats over `num_tokens`, and return it."""
-    readout, token_ids = _readout(model, head, rows, pad_id=pad_id, compute=compute)
+    readout, token_ids = _readout(halves, rows, pad_id=pad_id, compute=compute)
     total = torch.zeros((), device=compute.device)
 
     def block_loss(places: slice, logits: list[Tensor]) -> Tensor:
@@ -178,23 +177,19 @@ def _backward(
     return float(total)
 
 
-def _readout(
-    model: Any, head: Head, rows: Sequence[Example], *, pad_id: int, compute: Compute
-) -> tuple[Readout, Tensor]:
+def _readout(halves: Halves, rows: Sequence[Example], *, pad_id: int, compute: Compute) -> tuple[Readout, Tensor]:
     """Return the states that predict every response token of the rows, and the tokens (N,)."""
     prompts, responses = [row.prompt_ids for row in rows], [row.response_ids for row in rows]
     texts = padded_texts(prompts, responses, pad_id, compute.device)
-    with compute.autocast():
-        states = response_states(model, texts)
-    return Readout(head, states), texts.response_ids[texts.response_mask]
+    return halves.readout(texts), texts.response_ids[texts.response_mask]
 
 
 @torch.no_grad()
 def validation_loss(model: Any, rows: Sequence[Example], *, batch_tokens: int, pad_id: int, compute: Compute) -> float:
     """Return the mean negative log-likelihood in nats per response token over all rows; NaN becomes infinity."""
-    head, total = Head.of(model, compute.dtype), 0.0
+    halves, total = Halves(model, compute.dtype), 0.0
     for batch in _micro_batches(rows, batch_tokens):
-        readout, token_ids = _readout(model, head, batch, pad_id=pad_id, compute=compute)
+        readout, token_ids = _readout(halves, batch, pad_id=pad_id, compute=compute)
         for places, (logits,) in logit_blocks([readout], memory_mib=compute.loss_memory_mib):
             total -= float(token_logprobs(logits, token_ids[places]).sum())
     loss = total / sum(len(row.response_ids) for row in rows)

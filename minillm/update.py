@@ -12,8 +12,8 @@ from torch import Tensor
 from minillm.batching import token_batches
 from minillm.checkpoint import optimizer_tensors, restore_optimizer
 from minillm.draws import Stream, permutation
-from minillm.heads import Head, Readout, backward_through_head
-from minillm.logprobs import num_body_positions, response_states
+from minillm.halves import Halves
+from minillm.heads import Readout, backward_through_head
 from minillm.methods.interface import Method, Run
 from minillm.objective import language_model_loss
 from minillm.optimization import make_optimizer, optimizer_step
@@ -64,34 +64,35 @@ class Updater:
         """Add the gradient of one global minibatch; the returned metrics are means over its response tokens."""
         mask = texts.response_mask[rows]
         num_tokens, total_weight = int(mask.sum()), float(token_weights(mask, self._recipe.averaging).sum())
-        heads = self._heads()
+        halves = self._halves()
         sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=mask.device))
         for micro_rows in self._micro_batches(texts, rows):
             part = texts.select(micro_rows)
-            num_positions = num_body_positions(self._run.actors.student, part)
-            self._run.stopwatch.count(update_positions=num_positions, update_tokens=sum(part.lengths()))
+            lengths = part.lengths()
+            self._run.stopwatch.count(
+                update_positions=halves[0].body.num_positions(lengths), update_tokens=sum(lengths)
+            )
             weights = token_weights(part.response_mask, self._recipe.averaging)[part.response_mask] / total_weight
-            self._micro_batch_backward(part, weights, heads, sums)
+            self._micro_batch_backward(part, weights, halves, sums)
         metrics = {name: float(total) / (1 if name == "train/loss" else num_tokens) for name, total in sums.items()}
         if self._recipe.language_model_weight > 0:
-            language_model = self._language_model_backward(heads)
+            language_model = self._language_model_backward(halves)
             metrics["train/language_model_loss"] = language_model
             metrics["train/loss"] += self._recipe.language_model_weight * language_model
         return metrics
 
-    def _heads(self) -> tuple[Head, Head]:
-        """Return the heads of student and teacher with the weights of now."""
+    def _halves(self) -> tuple[Halves, Halves]:
+        """Return student and teacher with the weights of now."""
         actors, compute = self._run.actors, self._run.compute
-        return Head.of(actors.student, compute.dtype), Head.of(actors.teacher, compute.dtype)
+        return Halves(actors.student, compute.dtype), Halves(actors.teacher, compute.dtype)
 
     def _micro_batch_backward(
-        self, part: Texts, weights: Tensor, heads: tuple[Head, Head], sums: dict[str, Tensor]
+        self, part: Texts, weights: Tensor, halves: tuple[Halves, Halves], sums: dict[str, Tensor]
     ) -> None:
         """Add the gradient of the weighted losses (N,) of some rows, and to `sums` the loss and the diagnostics."""
         run, fields = self._run, part.at_tokens()
-        with run.compute.autocast():
-            states = response_states(run.actors.student, part)
-        teacher = [Readout(heads[1], fields.pop("teacher_hidden"))] if isinstance(part, ScoredTexts) else []
+        student = halves[0].readout(part)
+        teacher = [Readout(halves[1].head, fields.pop("teacher_hidden"))] if isinstance(part, ScoredTexts) else []
 
         def block_loss(rows: slice, logits: list[Tensor]) -> Tensor:
             at_rows = {name: values[rows] for name, values in fields.items()}
@@ -103,7 +104,6 @@ class Updater:
                 sums[name] += value.sum()
             return loss
 
-        student = Readout(heads[0], states)
         backward_through_head(student, teacher, block_loss, memory_mib=run.compute.loss_memory_mib)
 
     def _micro_batches(self, texts: Texts, rows: list[int]) -> Iterator[Tensor]:
@@ -113,14 +113,14 @@ class Updater:
         for places in batches:
             yield torch.tensor([rows[place] for place in places], device=texts.response_ids.device)
 
-    def _language_model_backward(self, heads: tuple[Head, Head]) -> float:
+    def _language_model_backward(self, halves: tuple[Halves, Halves]) -> float:
         """Add the gradient of the weighted language-model loss and return the loss in nats per token."""
         run, blocks = self._run, self._corpus_blocks()
         targets, share = blocks[:, 1:].flatten(), run.config.objective.language_model_teacher_share
-        student, teacher = Readout(heads[0], self._corpus_states(run.actors.student, blocks)), []
+        student, teacher = _corpus_readout(halves[0], blocks), []
         if share:
             with torch.no_grad():
-                teacher = [Readout(heads[1], self._corpus_states(run.actors.teacher, blocks))]
+                teacher = [_corpus_readout(halves[1], blocks)]
             run.stopwatch.count(teacher_calls=1)
         total = torch.zeros((), device=blocks.device)
 
@@ -131,12 +131,6 @@ class Updater:
 
         backward_through_head(student, teacher, block_loss, memory_mib=run.compute.loss_memory_mib)
         return float(total)
-
-    def _corpus_states(self, model: Any, blocks: Tensor) -> Tensor:
-        """Return the states (N, H) that predict each block's tokens from the second on, block after block."""
-        with self._run.compute.autocast():
-            hidden: Tensor = model.base_model(input_ids=blocks, use_cache=False).last_hidden_state
-        return hidden[:, :-1].flatten(0, 1)
 
     def _corpus_blocks(self) -> Tensor:
         """Return the next blocks (K, L) of shuffled epochs over the corpus."""
@@ -168,6 +162,13 @@ class Updater:
             loss=loss,
         )
         return {"optim/lr": rate, "optim/gradient_norm": norm}
+
+
+def _corpus_readout(halves: Halves, blocks: Tensor) -> Readout:
+    """Return what predicts the tokens of each block (K, L) from the second on, block after block."""
+    lengths = torch.full((len(blocks),), blocks.shape[1], device=blocks.device)
+    states = halves.body.states(blocks.flatten(), lengths).unflatten(0, blocks.shape)
+    return Readout(halves.head, states[:, :-1].flatten(0, 1))
 
 
 def token_weights(response_mask: Tensor, averaging: Literal["token", "response"]) -> Tensor:

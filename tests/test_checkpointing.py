@@ -15,7 +15,7 @@ from minillm.checkpointing import recompute_layers
 from minillm.decoders import GenericDecoder
 from minillm.distiller import distill
 from minillm.errors import UserError
-from minillm.logprobs import response_states
+from minillm.halves import body_of, response_states
 from minillm.padding import padded_texts
 from minillm.types import PromptBatch
 from tests import tiny, tiny_run
@@ -34,7 +34,7 @@ def states_and_kept_bytes(model: Any) -> tuple[Tensor, int]:
         return tensor
 
     with saved_tensors_hooks(keep, lambda tensor: tensor):
-        states = response_states(model, TEXTS)
+        states = response_states(body_of(model), TEXTS)
     return states, sum(kept.values())
 
 
@@ -78,10 +78,10 @@ def test_a_copy_runs_on_its_own_weights() -> None:
     recompute_layers(model)
     other = copy.deepcopy(model)
     with torch.no_grad():
-        before = response_states(other, TEXTS)
+        before = response_states(body_of(other), TEXTS)
         model.model.layers[0].mlp.down_proj.weight.zero_()
-        assert torch.equal(response_states(other, TEXTS), before)
-        assert not torch.equal(response_states(model, TEXTS), before)
+        assert torch.equal(response_states(body_of(other), TEXTS), before)
+        assert not torch.equal(response_states(body_of(model), TEXTS), before)
 
 
 def test_a_model_without_layers_to_run_again_is_refused() -> None:
@@ -93,7 +93,7 @@ def test_no_other_attention_takes_the_mask_of_packed_rows(monkeypatch: pytest.Mo
     """Else a layer that ran again under the wrong attention would see later tokens without a word."""
     monkeypatch.setattr("minillm.packed_rows._NAME", "eager")
     with pytest.raises(RuntimeError, match="size"):
-        response_states(tiny.tiny_llama(3), TEXTS)
+        response_states(body_of(tiny.tiny_gpt2(3)), TEXTS)
 
 
 @pytest.mark.parametrize("wanted", [True, False])

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minillm.logprobs import position_ids, response_states
+from minillm.halves import body_of, response_states
+from minillm.logprobs import position_ids
 from minillm.packed_rows import _layout, text_columns
 from minillm.padding import pad_left, pad_right, padded_texts
 from minillm.sampling import _Drawn
@@ -88,7 +89,7 @@ def test_each_response_token_is_predicted_from_the_token_before_it_in_its_own_te
 ) -> None:
     model = Positions()
     model.config = type("Config", (), {})()
-    states = response_states(model, texts_of(pairs))
+    states = response_states(body_of(model), texts_of(pairs))
     texts = [prompt + response for prompt, response in pairs]
     expected = [
         [text[place - 1], place - 1]

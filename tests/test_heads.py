@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.modeling_outputs import CausalLMOutput
 
-from minillm import heads
+from minillm import gradients, heads
 from minillm.divergences import entropy, named_divergence
 from minillm.heads import Head, Readout, backward_through_head, logit_blocks, use_own_head
 from minillm.logprobs import token_logprobs
@@ -124,9 +124,11 @@ def test_loss_and_gradient_are_those_of_all_logits_at_once(
 def test_bfloat16_products_stay_within_their_rounding(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against float64 from the same rounded weights and states: a unit in the last place is 2^-8.
 
-    The gradient of weights in float32 is made by pieces, of a size that does not divide the vocabulary.
+    The gradient of weights in float32 is made by pieces, of a size that does not divide the vocabulary, and that of
+    states by pieces of a size that does not divide the tokens.
     """
-    monkeypatch.setattr(heads, "_PIECE_ROWS", 5)
+    monkeypatch.setattr(gradients, "_PIECE_ROWS", 5)
+    monkeypatch.setattr(heads, "_PIECE_TOKENS", 3)
     student, teacher = (OneHead(seed, torch.bfloat16, False, None).to(dtype) for seed in (3, 4))
     produced, _ = by_blocks("reverse_kl", student, teacher, torch.bfloat16)
     own = random_states(1, torch.bfloat16).double().requires_grad_()

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from minillm.draws import component_draws, token_uniforms
-from minillm.logprobs import head_logits, response_states
+from minillm.halves import body_of, response_states
+from minillm.logprobs import head_logits
 from minillm.padding import pad_left, pad_right
 from minillm.sampling import decodable
 from minillm.types import Texts
@@ -102,7 +103,7 @@ def test_the_logits_of_the_lazy_caches_are_those_of_one_forward() -> None:
     out = sample(student, teacher, rows, picks, token_uniforms(8, 0, range(3), 8))
     texts = Texts(*pad_left(rows, tiny.PAD_ID), out.response_ids, out.response_mask)
     with torch.no_grad():
-        one_shot = head_logits(student, response_states(student, texts))
+        one_shot = head_logits(student, response_states(body_of(student), texts))
     alone = pad_right([rows[0] + out.response_ids[0].tolist()], tiny.PAD_ID)[0]
     with torch.no_grad():
         plain = student(alone).logits[0, len(rows[0]) - 1 : -1]

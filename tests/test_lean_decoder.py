@@ -12,7 +12,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCau
 
 from minillm import lean_decoder
 from minillm.decoders import GenericDecoder
-from minillm.lean_decoder import LeanDecoder, LeanModel, PackedLinear, is_supported
+from minillm.lean_decoder import LeanDecoder, LeanModel, PackedLinear
+from minillm.llama_family import is_supported
 from minillm.padding import pad_left
 from minillm.sampling import decodable, sample_responses
 from minillm.types import PromptBatch

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 from transformers import Gemma2ForCausalLM, GraniteForCausalLM
 
-from minillm.logprobs import head_logits, mixture_logprobs, response_states, token_logprobs
+from minillm.halves import body_of, response_states
+from minillm.lean_body import LeanBody
+from minillm.logprobs import head_logits, mixture_logprobs, token_logprobs
 from minillm.packed_rows import packs
 from minillm.padding import padded_texts
 from minillm.types import Texts
@@ -42,7 +44,7 @@ EVERY_MODEL = pytest.mark.parametrize("make_model", tiny.ARCHITECTURES.values(),
 def test_logprobs_on_left_padded_prompts_are_those_of_each_row_alone(make_model: Any) -> None:
     model, texts = make_model(3), ragged_texts()
     with torch.no_grad():
-        logits = head_logits(model, response_states(model, texts))
+        logits = head_logits(model, response_states(body_of(model), texts))
         logprobs = token_logprobs(logits, texts.response_ids[texts.response_mask])
     expected = [value for prompt, response in unpadded(texts) for value in plain_logprobs(model, prompt, response)]
     assert logprobs.tolist() == pytest.approx(expected, abs=2e-5)
@@ -54,9 +56,11 @@ def test_gradients_of_texts_in_one_row_are_the_sum_of_those_of_each_text_alone(m
     factors = torch.randn(int(texts.response_mask.sum()), 1, generator=torch.Generator().manual_seed(4))
 
     def gradients(loss: Tensor) -> list[Tensor]:
-        return list(torch.autograd.grad(loss, [*model.base_model.parameters()], allow_unused=True))
+        model.zero_grad()
+        loss.backward()
+        return [parameter.grad for parameter in model.base_model.parameters()]
 
-    found = gradients((factors * response_states(model, texts).cos()).sum())
+    found = gradients((factors * response_states(body_of(model), texts).cos()).sum())
     alone = []
     for row, (prompt, response) in enumerate(unpadded(texts)):
         states = model.base_model(torch.tensor([prompt + response])).last_hidden_state[0, len(prompt) - 1 : -1]
@@ -73,18 +77,22 @@ def test_a_body_sees_no_padding_where_its_attention_can_be_laid_out(make_model: 
     model.base_model.register_forward_pre_hook(
         lambda module, arguments, named: widths.append(named["input_ids"].shape), with_kwargs=True
     )
-    response_states(model, texts)
-    num_tokens = sum(texts.lengths())
-    padded = (len(texts.response_ids), max(texts.lengths()))
-    assert widths == [(1, num_tokens) if packs(model) else padded]
+    body, lengths = body_of(model), texts.lengths()
+    response_states(body, texts)
+    padded = (len(lengths), max(lengths))
     assert packs(model) == (type(model) not in (Gemma2ForCausalLM, GraniteForCausalLM))
+    if isinstance(body, LeanBody):
+        assert not widths  # the library's body does not run at all
+    else:
+        assert widths == [(1, sum(lengths)) if packs(model) else padded]
+    assert body.num_positions(lengths) == (sum(lengths) if packs(model) else padded[0] * padded[1])
     assert model.config._attn_implementation == "eager"
 
 
 def test_a_model_with_a_sliding_window_is_not_laid_out() -> None:
     model = tiny.tiny_qwen2(3)
     model.config.layer_types = ["full_attention", "sliding_attention"]
-    assert not packs(model)
+    assert not packs(model) and not isinstance(body_of(model), LeanBody)
 
 
 def test_an_end_token_inside_a_prompt_is_read_as_a_token() -> None:
@@ -92,7 +100,7 @@ def test_an_end_token_inside_a_prompt_is_read_as_a_token() -> None:
     prompt, response = [5, tiny.END_ID, 7], [8, 9]
     texts = padded_texts([prompt, [4] * 6], [response, [1]], tiny.PAD_ID, torch.device("cpu"))
     with torch.no_grad():
-        logits = head_logits(model, response_states(model, texts))[: len(response)]
+        logits = head_logits(model, response_states(body_of(model), texts))[: len(response)]
         logprobs = token_logprobs(logits, torch.tensor(response))
     assert logprobs.tolist() == pytest.approx(plain_logprobs(model, prompt, response), abs=2e-5)
 
@@ -124,4 +132,4 @@ def test_an_empty_prompt_is_no_place_to_predict_from() -> None:
     texts = padded_texts([[5, 6], [7]], [[8, 9], [8]], tiny.PAD_ID, torch.device("cpu"))
     texts.prompt_mask[1] = False
     with pytest.raises(AssertionError, match="a prompt is empty"):
-        response_states(tiny.tiny_llama(3), texts)
+        response_states(body_of(tiny.tiny_llama(3)), texts)

@@ -22,11 +22,13 @@ WATCHFUL = [
         "methods",
         "update",
         "invariance",
+        "checkpointing",
         "advantages",
         "distiller",
         "sft",
         "logprobs",
         "heads",
+        "lean_body",
         "lean_decoder",
         "evaluation",
         "sampling",
@@ -66,6 +68,11 @@ PUBLISHED = {
         "position_ids=columns.nonzero()[:, 1][None],",
         "position_ids=None,",
     ),
+    "positions that run on in our own layers": (
+        "minillm/lean_body.py",
+        "columns.nonzero()[:, 1])",
+        "torch.arange(int(columns.sum())))",
+    ),
     "missing position ids with left padding": (
         "minillm/decoders.py",
         "            position_ids=position_ids(mask)[:, -token_ids.shape[1] :],\n",
@@ -93,8 +100,8 @@ PUBLISHED = {
     ),
     "teacher rewards without the temperature": (
         "minillm/rollout.py",
-        "token_logprobs(logits / temperature, ",
-        "token_logprobs(logits / (temperature if model is actors.student else 1.0), ",
+        "kept_logprobs(teacher, texts, states, temperature, compute, drawn",
+        "kept_logprobs(teacher, texts, states, 1.0, compute, drawn",
     ),
     "the prefix weight left out": (
         "minillm/advantages.py",
@@ -120,14 +127,34 @@ SILENT = {
         "",
     ),
     "the head learns from the last chunk only": (
-        "minillm/heads.py",
-        "        parameter.grad.addmm_(left, right)",
-        "        parameter.grad = left @ right",
+        "minillm/gradients.py",
+        "beta=0 if is_new else 1",
+        "beta=0",
     ),
     "a piece of the head's gradient is left out": (
-        "minillm/heads.py",
-        "range(0, len(left), _PIECE_ROWS)",
-        "range(0, len(left) - _PIECE_ROWS + 1, _PIECE_ROWS)",
+        "minillm/gradients.py",
+        "range(0, len(outer), _PIECE_ROWS)",
+        "range(0, len(outer) - _PIECE_ROWS + 1, _PIECE_ROWS)",
+    ),
+    "gradients reach keys and values from padding": (
+        "minillm/lean_body.py",
+        "        layout.clear_padding(weights, num_heads)\n",
+        "",
+    ),
+    "a bias learns nothing": (
+        "minillm/lean_body.py",
+        "                accumulate(bias, part)\n",
+        "                pass\n",
+    ),
+    "the norm's own derivative left out": (
+        "minillm/lean_body.py",
+        "unit.mul_(means)",
+        "unit.mul_(0)",
+    ),
+    "a layer that runs again keeps everything": (
+        "minillm/lean_body.py",
+        "again = torch.is_grad_enabled() and is_recomputed(layer)",
+        "again = False",
     ),
     "the head reads the gradient's place": (
         "minillm/heads.py",

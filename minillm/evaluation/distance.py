@@ -10,8 +10,8 @@ import torch
 from minillm.batching import token_batches
 from minillm.device import Compute
 from minillm.divergences import reverse_kl
-from minillm.heads import Head, Readout, logit_blocks
-from minillm.logprobs import response_states
+from minillm.halves import Halves
+from minillm.heads import logit_blocks
 from minillm.padding import padded_texts
 
 
@@ -31,14 +31,11 @@ def summed_reverse_kl(
 
     The distributions compared are those sampled from: both models' at `temperature`.
     """
-    heads = [Head.of(model, compute.dtype) for model in (student, teacher)]
+    halves = [Halves(model, compute.dtype) for model in (student, teacher)]
     lengths = [len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True)]
     for rows in token_batches(lengths, batch_tokens):
         texts = padded_texts([prompts[row] for row in rows], [responses[row] for row in rows], pad_id, compute.device)
-        with compute.autocast():
-            states = [response_states(model, texts) for model in (student, teacher)]
-        readouts = [Readout(head, part) for head, part in zip(heads, states, strict=True)]
-        blocks = logit_blocks(readouts, memory_mib=compute.loss_memory_mib)
+        blocks = logit_blocks([half.readout(texts) for half in halves], memory_mib=compute.loss_memory_mib)
         total = sum(float(reverse_kl(own / temperature, other / temperature).sum()) for _, (own, other) in blocks)
         yield total, int(texts.response_mask.sum())
 

@@ -1,0 +1,65 @@
+"""Gradients of parameters that are added in place, where their products are made rather than by autograd.
+
+Autograd would make each in new memory, in the arithmetic of the product, copy it to that of the parameter, and add it.
+
+Shapes: N rows of a product, H their width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_PIECE_ROWS = 4096  # of a gradient that are made at a time in another type of numbers
+
+
+def accumulate(parameter: Tensor, gradient: Tensor) -> None:
+    """Add to the parameter's gradient, if it is trained."""
+    if not parameter.requires_grad:
+        return
+    if parameter.grad is None:
+        parameter.grad = gradient.to(parameter.dtype)
+    else:
+        parameter.grad += gradient
+
+
+def accumulate_product(parameters: Sequence[Tensor], outer: Tensor, states: Tensor) -> None:
+    """Add outer^T states to the gradients of the parameters, whose rows are together the columns of `outer`.
+
+    outer: (N, rows of all parameters). states: (N, H).
+    In another type of numbers than the parameters' it is made by pieces, so that a large one is never there as a whole.
+    """
+    if not any(parameter.requires_grad for parameter in parameters):
+        return
+    sizes = [len(parameter) for parameter in parameters]
+    if outer.shape[1] <= _PIECE_ROWS and outer.dtype != parameters[0].dtype:
+        for parameter, product in zip(parameters, (outer.t() @ states).split(sizes), strict=True):
+            accumulate(parameter, product)
+        return
+    for parameter, columns in zip(parameters, outer.split(sizes, dim=1), strict=True):
+        _accumulate_one(parameter, columns.t(), states)
+
+
+def accumulate_rows(parameter: Tensor, rows: Tensor, gradient: Tensor) -> None:
+    """Add gradients (N, H) to rows (N,) of the parameter's, if it is trained."""
+    if parameter.requires_grad:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        parameter.grad.index_add_(0, rows, gradient.to(parameter.dtype))
+
+
+def _accumulate_one(parameter: Tensor, outer: Tensor, states: Tensor) -> None:
+    if not parameter.requires_grad:
+        return
+    is_new = parameter.grad is None
+    if parameter.grad is None:
+        parameter.grad = torch.empty_like(parameter)
+    if parameter.dtype == outer.dtype:
+        parameter.grad.addmm_(outer, states, beta=0 if is_new else 1)
+        return
+    for start in range(0, len(outer), _PIECE_ROWS):
+        piece = parameter.grad[start : start + _PIECE_ROWS]
+        product = outer[start : start + _PIECE_ROWS] @ states
+        piece.copy_(product) if is_new else piece.add_(product)

@@ -1,0 +1,231 @@
+"""Every part of our own layers against the same written plainly, in float64, outputs and gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import silu
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+from minillm import lean_body
+from minillm.bodies import LibraryBody
+from minillm.checkpointing import recompute_layers
+from minillm.halves import body_of, response_states
+from minillm.lean_body import LeanBody, _Attended, _Embedded, _Gated, _Layout, _Linears, _Normalised, _Turned
+from minillm.packed_rows import text_columns
+from tests import tiny
+from tests.test_logprobs import ragged_texts
+
+LENGTHS = torch.tensor([3, 1, 5])
+NUM_TOKENS, NUM_HEADS, NUM_KEYS, HEAD_SIZE = int(LENGTHS.sum()), 6, 2, 4
+_generator = torch.Generator()
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    _generator.manual_seed(5)
+
+
+def random(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=_generator, dtype=torch.float64).requires_grad_()
+
+
+def linear_layer(num_inputs: int, num_outputs: int, bias: bool = False) -> nn.Linear:
+    layer = nn.Linear(num_inputs, num_outputs, bias=bias, dtype=torch.float64)
+    for parameter in layer.parameters():
+        parameter.data = random(*parameter.shape).detach()
+    return layer
+
+
+def check_same(ours: Callable[[], Tensor], plain: Callable[[], Tensor], tensors: Sequence[Tensor]) -> None:
+    """Compare outputs and gradients by the tensors; twice, as gradients add up."""
+    expected = plain()
+    by_output = random(*expected.shape).detach()
+    gradients = torch.autograd.grad(expected, tensors, by_output)
+    for times in (1, 2):
+        produced = ours()
+        assert torch.allclose(produced, expected, rtol=0, atol=1e-12)
+        produced.backward(by_output)
+        for tensor, gradient in zip(tensors, gradients, strict=True):
+            assert tensor.grad is not None
+            assert torch.allclose(tensor.grad, times * gradient, rtol=0, atol=1e-10)
+
+
+def layout(lengths: Tensor = LENGTHS) -> _Layout:
+    columns = text_columns(lengths)
+    bias = torch.full((columns.shape[1], columns.shape[1]), torch.finfo(torch.float64).min, dtype=torch.float64)
+    angles = random(int(lengths.sum()), 1, HEAD_SIZE // 2).detach()
+    return _Layout(columns, bias.triu_(1), torch.polar(torch.ones_like(angles), angles))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_linear_layers_that_read_the_same_are_one_product(bias: bool) -> None:
+    layers, states = [linear_layer(5, size, bias) for size in (4, 2, 2)], random(NUM_TOKENS, 5)
+    parameters = [parameter for layer in layers for parameter in layer.parameters()]
+
+    def plain() -> Tensor:
+        return torch.cat([layer(states) for layer in layers], dim=1)
+
+    check_same(lambda: _Linears(layers, torch.float64)(states), plain, [states, *parameters])
+
+
+def test_the_norm() -> None:
+    states, weight = random(NUM_TOKENS, 2, 5), random(5)
+
+    def plain() -> Tensor:
+        return states / (states.square().mean(dim=-1, keepdim=True) + 0.1).sqrt() * weight
+
+    check_same(lambda: _Normalised.apply(states, weight, 0.1, torch.float64), plain, [states, weight])
+
+
+def test_the_gated_layer() -> None:
+    class Layer:
+        gate, up, down = (linear_layer(*size) for size in ((5, 7), (5, 7), (7, 5)))
+
+    states, weights = random(NUM_TOKENS, 5), [part.weight for part in (Layer.gate, Layer.up, Layer.down)]
+
+    class Ours:
+        gate, up, down = (_Linears([part], torch.float64) for part in (Layer.gate, Layer.up, Layer.down))
+
+    def plain() -> Tensor:
+        result: Tensor = Layer.down(silu(Layer.gate(states)) * Layer.up(states))
+        return result
+
+    check_same(lambda: _Gated.apply(states, Ours(), *weights), plain, [states, *weights])
+
+
+def test_the_rotation_turns_numbers_that_stand_half_a_head_apart() -> None:
+    heads, rotation = random(NUM_TOKENS, 3, HEAD_SIZE), layout().rotation
+
+    def plain() -> Tensor:
+        one, other = heads.chunk(2, dim=-1)
+        cosine, sine = rotation.real, rotation.imag
+        return torch.stack([one * cosine - other * sine, one * sine + other * cosine], dim=-1).flatten(-2)
+
+    check_same(lambda: _Turned.apply(heads, rotation), plain, [heads])
+
+
+def attended_one_by_one(queries: Tensor, keys: Tensor, values: Tensor, lengths: Tensor) -> Tensor:
+    """Attend token by token and head by head, to the earlier tokens of the same text."""
+    results = []
+    for start, length in zip((lengths.cumsum(0) - lengths).tolist(), lengths.tolist(), strict=True):
+        for place in range(start, start + length):
+            seen = slice(start, place + 1)
+            heads = []
+            for head in range(NUM_HEADS):
+                of_key = head // (NUM_HEADS // NUM_KEYS)
+                weights = (keys[seen, of_key] @ queries[place, head]).softmax(dim=0)
+                heads.append(weights @ values[seen, of_key])
+            results.append(torch.stack(heads))
+    return torch.stack(results)
+
+
+@pytest.mark.parametrize("lengths", [LENGTHS, torch.tensor([3, 3, 3]), torch.tensor([9])], ids=str)
+@pytest.mark.parametrize("attention", [_Attended.apply, lean_body.fused_attention], ids=["plain", "fused"])
+def test_attention_stays_within_each_text(lengths: Tensor, attention: Any) -> None:
+    queries = random(NUM_TOKENS, NUM_HEADS, HEAD_SIZE)
+    keys, values = random(NUM_TOKENS, NUM_KEYS, HEAD_SIZE), random(NUM_TOKENS, NUM_KEYS, HEAD_SIZE)
+    check_same(
+        lambda: attention(queries, keys, values, layout(lengths)),
+        lambda: attended_one_by_one(queries, keys, values, lengths),
+        [queries, keys, values],
+    )
+
+
+def test_the_embedding() -> None:
+    weight, ids = random(6, 3), torch.tensor([2, 0, 2, 5])
+    check_same(lambda: _Embedded.apply(weight, ids), lambda: weight[ids], [weight])
+
+
+def test_what_is_frozen_gets_no_gradient() -> None:
+    model = tiny.tiny_qwen2(3)
+    frozen = [*model.model.layers[0].parameters(), model.model.embed_tokens.weight]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    response_states(body_of(model), ragged_texts()).sum().backward()
+    assert all(parameter.grad is None for parameter in frozen)
+    assert all(parameter.grad is not None for parameter in model.model.layers[1].parameters())
+
+
+@pytest.mark.parametrize("make_model", [tiny.tiny_llama, tiny.tiny_qwen2, tiny.tiny_qwen3])
+def test_bfloat16_products_stay_within_their_rounding(make_model: Any) -> None:
+    """As far from float32 as the library's layers under autocast are, give or take a third."""
+    texts, model = ragged_texts(20), make_model(3)
+    factors = torch.randn(int(texts.response_mask.sum()), 32, generator=torch.Generator().manual_seed(4))
+
+    def results(body: Any) -> list[Tensor]:
+        model.zero_grad()
+        states = response_states(body, texts)
+        (factors * states).sum().backward()
+        return [states.detach(), *(parameter.grad for parameter in model.base_model.parameters())]
+
+    def distance(found: list[Tensor]) -> float:
+        pairs = zip(found, exact, strict=True)
+        return sum(float((a - b).norm() / b.norm()) for a, b in pairs if float(b.norm()) > 1e-3) / len(found)
+
+    exact = results(body_of(model))
+    ours, theirs = (
+        distance(results(body)) for body in (body_of(model, torch.bfloat16), LibraryBody(model, torch.bfloat16))
+    )
+    assert 0 < ours < 1.33 * theirs < 0.1
+
+
+def odd_models() -> dict[str, Any]:
+    llama = tiny.llama_like(LlamaConfig, LlamaForCausalLM, mlp_bias=True)(3)
+    gelu = tiny.llama_like(Qwen2Config, Qwen2ForCausalLM, hidden_act="gelu")(3)
+
+    class Adapted(nn.Linear):
+        def forward(self, states: Tensor) -> Tensor:
+            return 2 * super().forward(states)
+
+    adapted = tiny.tiny_llama(3)
+    adapted.model.layers[1].self_attn.o_proj.__class__ = Adapted
+    return {"bias in the gated layer": llama, "another activation": gelu, "an adapted layer": adapted}
+
+
+@pytest.mark.parametrize("name", odd_models())
+def test_layers_that_are_not_plain_stay_with_the_library_and_are_right(name: str) -> None:
+    model, texts = odd_models()[name], ragged_texts()
+    for parameter in model.parameters():
+        parameter.data += 0.01
+    assert isinstance(body_of(model), LibraryBody)
+    with torch.no_grad():
+        produced = response_states(body_of(model), texts)
+        expected = []
+        for row, mask in enumerate(texts.response_mask):
+            prompt = texts.prompt_ids[row][texts.prompt_mask[row]]
+            ids = torch.cat([prompt, texts.response_ids[row][mask]])[None]
+            expected.append(model.base_model(ids).last_hidden_state[0, len(prompt) - 1 : -1])
+    assert torch.allclose(produced, torch.cat(expected), atol=2e-5)
+
+
+def test_a_body_holds_the_weights_of_when_it_was_made_and_a_new_one_those_of_now() -> None:
+    model, texts = tiny.tiny_llama(3), ragged_texts()
+    before = response_states(body_of(model), texts)
+    with torch.no_grad():
+        model.model.layers[0].self_attn.k_proj.weight.mul_(2)
+    assert not torch.allclose(response_states(body_of(model), texts), before)
+
+
+def test_layers_run_again_only_where_a_gradient_is_wanted() -> None:
+    model, texts, calls = tiny.tiny_llama(3), ragged_texts(), []
+    recompute_layers(model)
+    body = body_of(model)
+    assert isinstance(body, LeanBody)
+    own = lean_body.LeanLayer.__call__
+
+    def counted(self: Any, *arguments: Any) -> Tensor:
+        calls.append(1)
+        return own(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lean_body.LeanLayer, "__call__", counted)
+        with torch.no_grad():
+            response_states(body, texts)
+        assert len(calls) == 2
+        response_states(body, texts).sum().backward()
+        assert len(calls) == 6
