@@ -1,6 +1,6 @@
 """Bodies of models: from whole texts to their states.
 
-Shapes: B texts, L columns of texts padded on the right, N tokens of all texts, H width of the states.
+Shapes: B texts, L columns of texts padded on the right, N tokens of all texts, W of them wanted, H width of the states.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class Body(ABC):
     """A model up to its last states, for training and scoring; good until the model changes."""
 
     @abstractmethod
-    def states(self, token_ids: Tensor, lengths: Tensor) -> Tensor:
-        """Return the states (N, H) of texts (N,) of the given lengths (B,), one after the other."""
+    def states(self, token_ids: Tensor, lengths: Tensor, wanted: Tensor) -> Tensor:
+        """Return the states (W, H) of the W wanted (N,) tokens in texts (N,) of the given lengths (B,), in a row."""
 
     @abstractmethod
     def num_positions(self, lengths: Sequence[int]) -> int:
@@ -37,12 +37,12 @@ class LibraryBody(Body):
     model: Any
     dtype: torch.dtype
 
-    def states(self, token_ids: Tensor, lengths: Tensor) -> Tensor:
-        """Return the states in one row without padding, where the model's attention can be laid out."""
+    def states(self, token_ids: Tensor, lengths: Tensor, wanted: Tensor) -> Tensor:
+        """Return the states from one row without padding, where the model's attention can be laid out."""
         with Compute(token_ids.device, self.dtype).autocast():
             if packs(self.model):
-                return packed_states(self.model, token_ids, lengths)
-            return self._padded_states(token_ids, text_columns(lengths))
+                return packed_states(self.model, token_ids, lengths)[wanted]
+            return self._padded_states(token_ids, text_columns(lengths))[wanted]
 
     def num_positions(self, lengths: Sequence[int]) -> int:
         """Return the real tokens, or those of padded rows."""

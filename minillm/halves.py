@@ -61,4 +61,4 @@ def response_states(body: Body, texts: Texts) -> Tensor:
     is_response = torch.cat([torch.zeros_like(texts.prompt_mask), texts.response_mask], dim=1)[mask]
     assert texts.prompt_mask.any(dim=1).all(), "a prompt is empty: nothing predicts its response's first token"
     predicts = is_response.roll(-1)  # behind a row's last token comes the first of a prompt
-    return body.states(ids[mask], mask.sum(dim=1))[predicts]
+    return body.states(ids[mask], mask.sum(dim=1), predicts)

@@ -22,7 +22,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from minillm.gradients import accumulate, accumulate_product
 
-_BLOCK_LOGITS = 2**19  # float32 numbers of a block on a CPU: 2 MiB, so that a few of its size fit the caches
+_BLOCK_LOGITS = 2**20  # float32 numbers of a block on a CPU: 4 MiB, so that a few of its size fit the caches
 _PIECE_LOGITS = 2048  # of the vocabulary, a product on a CPU: with more, the library falls behind by a seventh
 _PIECE_TOKENS = 256  # of a product with the head's weights by the vocabulary, in bfloat16 on a CPU: twice as fast
 _OWN_HEAD = "minillm_own_head_state_size"  # attribute of a model whose own code makes its logits

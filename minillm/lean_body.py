@@ -260,10 +260,13 @@ class LeanLayer:
             _Linears([part], dtype) for part in (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
         )
 
-    def __call__(self, states: Tensor, layout: _Layout) -> Tensor:
-        """Return states (N, H) behind the layer."""
+    def __call__(self, states: Tensor, layout: _Layout, wanted: Tensor | None) -> Tensor:
+        """Return states (N, H) behind the layer, or (W, H) of the wanted (N,) tokens."""
         inputs = _normalised(states, self._norms[0], self._dtype)
-        states = states + self._output(self._attended(inputs, layout).flatten(1))
+        attended = self._attended(inputs, layout).flatten(1)
+        if wanted is not None:
+            states, attended = states[wanted], attended[wanted]
+        states = states + self._output(attended)
         inputs = _normalised(states, self._norms[1], self._dtype)
         weights = [part.weights[0] for part in (self.gate, self.up, self.down)]
         gated: Tensor = _Gated.apply(inputs, self, *weights)  # type: ignore[no-untyped-call]
@@ -308,13 +311,14 @@ class LeanBody(Body):
         self._model, self._dtype = model.model, dtype
         self._layers = [LeanLayer(layer, dtype) for layer in self._model.layers]
 
-    def states(self, token_ids: Tensor, lengths: Tensor) -> Tensor:
-        """Return the states (N, H) of texts (N,) of the given lengths (B,), one after the other."""
+    def states(self, token_ids: Tensor, lengths: Tensor, wanted: Tensor) -> Tensor:
+        """Return the states (W, H) of the wanted tokens; behind the last attention nothing else is computed."""
         layout = self._layout(text_columns(lengths))
         states: Tensor = _Embedded.apply(self._model.embed_tokens.weight, token_ids)  # type: ignore[no-untyped-call]
         for own, layer in zip(self._layers, self._model.layers, strict=True):
+            kept = wanted if own is self._layers[-1] else None
             again = torch.is_grad_enabled() and is_recomputed(layer)
-            states = checkpoint(own, states, layout, use_reentrant=False) if again else own(states, layout)
+            states = checkpoint(own, states, layout, kept, use_reentrant=False) if again else own(states, layout, kept)
         return _normalised(states, self._model.norm, states.dtype)
 
     def num_positions(self, lengths: Sequence[int]) -> int:

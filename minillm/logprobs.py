@@ -27,7 +27,7 @@ def head_logits(model: Any, hidden: Tensor) -> Tensor:
 
 def token_logprobs(logits: Tensor, token_ids: Tensor) -> Tensor:
     """Return the log-probability (...) in nats of each token under logits (..., V)."""
-    return logits.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(dim=-1)
+    return logits.log_softmax(dim=-1).gather(-1, token_ids.unsqueeze(-1)).squeeze(-1)
 
 
 def mixture_logprobs(teacher_logprobs: Tensor, student_logprobs: Tensor, teacher_mix_alpha: float) -> Tensor:

@@ -177,7 +177,9 @@ def kept_logprobs(
     absent = found.isnan().nonzero().squeeze(1)
     blocks = logit_blocks([Readout(head, states[absent])], memory_mib=compute.loss_memory_mib)
     for places, (logits,) in blocks:
-        found[absent[places]] = token_logprobs(logits / temperature, token_ids[absent[places]])
+        found[absent[places]] = token_logprobs(
+            logits if temperature == 1 else logits / temperature, token_ids[absent[places]]
+        )
     return logprobs.masked_scatter(mask, found)
 
 

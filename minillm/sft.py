@@ -166,7 +166,7 @@ def _micro_batches(rows: Sequence[Example], max_tokens: int) -> Iterator[list[Ex
 def _backward(halves: Halves, rows: Sequence[Example], num_tokens: int, *, pad_id: int, compute: Compute) -> float:
     """Add the gradient of the rows' negative log-likelihood in nats over `num_tokens`, and return it."""
     readout, token_ids = _readout(halves, rows, pad_id=pad_id, compute=compute)
-    total = torch.zeros((), device=compute.device)
+    total = torch.zeros((), dtype=torch.float64, device=compute.device)
 
     def block_loss(places: slice, logits: list[Tensor]) -> Tensor:
         loss = -token_logprobs(logits[0], token_ids[places]).sum() / num_tokens

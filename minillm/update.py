@@ -65,7 +65,7 @@ class Updater:
         mask = texts.response_mask[rows]
         num_tokens, total_weight = int(mask.sum()), float(token_weights(mask, self._recipe.averaging).sum())
         halves = self._halves()
-        sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=mask.device))
+        sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.float64, device=mask.device))
         for micro_rows in self._micro_batches(texts, rows):
             part = texts.select(micro_rows)
             lengths = part.lengths()
@@ -122,7 +122,7 @@ class Updater:
             with torch.no_grad():
                 teacher = [_corpus_readout(halves[1], blocks)]
             run.stopwatch.count(teacher_calls=1)
-        total = torch.zeros((), device=blocks.device)
+        total = torch.zeros((), dtype=torch.float64, device=blocks.device)
 
         def block_loss(rows: slice, logits: list[Tensor]) -> Tensor:
             loss = language_model_loss(logits[0], targets[rows], logits[1] if share else None, share) / len(targets)
@@ -167,8 +167,9 @@ class Updater:
 def _corpus_readout(halves: Halves, blocks: Tensor) -> Readout:
     """Return what predicts the tokens of each block (K, L) from the second on, block after block."""
     lengths = torch.full((len(blocks),), blocks.shape[1], device=blocks.device)
-    states = halves.body.states(blocks.flatten(), lengths).unflatten(0, blocks.shape)
-    return Readout(halves.head, states[:, :-1].flatten(0, 1))
+    predicts = torch.ones_like(blocks, dtype=torch.bool)
+    predicts[:, -1] = False
+    return Readout(halves.head, halves.body.states(blocks.flatten(), lengths, predicts.flatten()))
 
 
 def token_weights(response_mask: Tensor, averaging: Literal["token", "response"]) -> Tensor:
