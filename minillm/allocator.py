@@ -12,7 +12,7 @@ import platform
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # parameters of mallopt(3)
 _NEVER = -1
 _LARGEST_MMAP_THRESHOLD = 32 * 2**20  # that it takes
-_PAD = 256 * 2**20  # by which it grows; what is never touched costs nothing
+_PAD = 2**30  # by which it grows; what is never touched costs nothing
 
 
 def keep_freed_memory() -> None:

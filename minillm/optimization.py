@@ -7,9 +7,12 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch.nn.utils import get_total_norm
 
 from minillm.errors import NonFiniteError
 from minillm.failpoints import failpoint
+
+_DIVISOR = "grad_scale"  # of gradients: a fused optimizer reads it from itself, and divides where it reads them anyway
 
 
 def make_optimizer(model: Any, *, beta1: float, beta2: float, weight_decay: float) -> torch.optim.AdamW:
@@ -24,15 +27,16 @@ def optimizer_step(
     model: Any, optimizer: torch.optim.Optimizer, *, learning_rate: float, gradient_clip: float, step: int, loss: float
 ) -> float:
     """Apply the accumulated gradients and return their norm before clipping; NonFiniteError comes before any change."""
-    norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), gradient_clip))
+    norm = get_total_norm([part.grad for part in model.parameters() if part.grad is not None])
     if not (math.isfinite(norm) and math.isfinite(loss)):
         raise NonFiniteError(f"step {step}: loss {loss}, gradient norm {norm}; nothing was updated in this step")
     set_learning_rate(optimizer.param_groups, learning_rate)
+    setattr(optimizer, _DIVISOR, (norm / gradient_clip).clamp(min=1))
     failpoint("optimizer.before_step")
     optimizer.step()
     failpoint("optimizer.after_step")
     optimizer.zero_grad(set_to_none=True)
-    return norm
+    return float(norm)
 
 
 def set_learning_rate(groups: Iterable[dict[str, Any]], learning_rate: float) -> None:
