@@ -76,9 +76,11 @@ def _models(attention: str) -> tuple[Any, Any]:
 
 def _run_ours(tokenizer: Any, prompts: list[list[int]], num_steps: int, clock: StepClock) -> None:
     from benchmarks.workload import distill_run
+    from minillm.allocator import keep_freed_memory
     from minillm.dataset import Example
     from minillm.distiller import distill
 
+    keep_freed_memory()  # as the pipeline does
     rows = [Example(row, "", "", [""], "", ids, [3]) for row, ids in enumerate(prompts)]
     run = distill_run(
         *_models("eager"),
