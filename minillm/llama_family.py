@@ -5,10 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM
+from transformers.activations import SiLUActivation
+
+from minillm.checkpointing import is_recomputed
 
 _FAMILY = (LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
+
+_LIBRARY_MODULES = (nn.Linear.__module__, nn.Embedding.__module__, nn.ModuleList.__module__, SiLUActivation.__module__)
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def is_supported(model: Any) -> bool:
@@ -16,6 +22,23 @@ def is_supported(model: Any) -> bool:
     kinds = getattr(model.config, "layer_types", None) or []
     dtypes = {parameter.dtype for parameter in model.parameters()}
     return type(model) in _FAMILY and all(kind == "full_attention" for kind in kinds) and len(dtypes) == 1
+
+
+def is_as_made(model: Any) -> bool:
+    """Return whether nothing was put into the model's body that its own code would run and ours would not."""
+    body, table, modules = model.model, model.model.embed_tokens, list(model.model.modules())
+    kinds = {type(model).__module__, *_LIBRARY_MODULES}
+    changed = [module for module in modules if "forward" in vars(module) and not is_recomputed(module)]
+    hooked = [module for module in modules if any(getattr(module, name) for name in _HOOKS)]
+    return (
+        all(type(module).__module__ in kinds for module in modules)
+        and not changed
+        and not hooked
+        and table.max_norm is None
+        and not table.scale_grad_by_freq
+        and len(body.layers) == model.config.num_hidden_layers
+        and not (model.training and model.config.attention_dropout)
+    )
 
 
 def rotation(rotary: Any, head_size: int, positions: Tensor) -> Tensor:

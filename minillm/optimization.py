@@ -24,14 +24,17 @@ def make_optimizer(model: Any, *, beta1: float, beta2: float, weight_decay: floa
 
 
 def optimizer_step(
-    model: Any, optimizer: torch.optim.Optimizer, *, learning_rate: float, gradient_clip: float, step: int, loss: float
+    model: Any, optimizer: torch.optim.AdamW, *, learning_rate: float, gradient_clip: float, step: int, loss: float
 ) -> float:
-    """Apply the accumulated gradients and return their norm before clipping; NonFiniteError comes before any change."""
+    """Apply the accumulated gradients and return their norm before clipping; NonFiniteError comes before any change.
+
+    optimizer: of `make_optimizer`.
+    """
     norm = get_total_norm([part.grad for part in model.parameters() if part.grad is not None])
     if not (math.isfinite(norm) and math.isfinite(loss)):
         raise NonFiniteError(f"step {step}: loss {loss}, gradient norm {norm}; nothing was updated in this step")
     set_learning_rate(optimizer.param_groups, learning_rate)
-    setattr(optimizer, _DIVISOR, (norm / gradient_clip).clamp(min=1))
+    setattr(optimizer, _DIVISOR, (norm / gradient_clip).clamp(min=1).float())
     failpoint("optimizer.before_step")
     optimizer.step()
     failpoint("optimizer.after_step")

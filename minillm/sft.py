@@ -76,13 +76,13 @@ class _Track:
     """Where a run of supervised training stands."""
 
     model: Any
-    optimizer: torch.optim.Optimizer
+    optimizer: torch.optim.AdamW
     best_loss: float
     step: int = 0
     num_stale: int = 0
 
     @classmethod
-    def restored(cls, model: Any, optimizer: torch.optim.Optimizer, state: TrainingState) -> Self:
+    def restored(cls, model: Any, optimizer: torch.optim.AdamW, state: TrainingState) -> Self:
         """Return the track of a state, with weights and optimizer as they were."""
         restore_model(model, state.tensors["model"])
         restore_optimizer(optimizer, state.tensors["optimizer"])
@@ -131,7 +131,7 @@ def _batches(
 
 def _train_step(
     model: Any,
-    optimizer: torch.optim.Optimizer,
+    optimizer: torch.optim.AdamW,
     batch: Sequence[Example],
     *,
     step: int,

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from minillm import lean_body
 from minillm.bodies import LibraryBody
 from minillm.checkpointing import recompute_layers
 from minillm.halves import body_of, response_states
-from minillm.lean_body import LeanBody, _Attended, _Embedded, _Gated, _Layout, _Linears, _Normalised, _Turned
+from minillm.lean_attention import Layout, attended, fused_attention, turned
+from minillm.lean_body import LeanBody
+from minillm.lean_parts import Linears, embedded, gated, normalised
 from minillm.packed_rows import text_columns
 from tests import tiny
 from tests.test_logprobs import ragged_texts
@@ -55,11 +59,11 @@ def check_same(ours: Callable[[], Tensor], plain: Callable[[], Tensor], tensors:
             assert torch.allclose(tensor.grad, times * gradient, rtol=0, atol=1e-10)
 
 
-def layout(lengths: Tensor = LENGTHS) -> _Layout:
+def layout(lengths: Tensor = LENGTHS) -> Layout:
     columns = text_columns(lengths)
     bias = torch.full((columns.shape[1], columns.shape[1]), torch.finfo(torch.float64).min, dtype=torch.float64)
     angles = random(int(lengths.sum()), 1, HEAD_SIZE // 2).detach()
-    return _Layout(columns, bias.triu_(1), torch.polar(torch.ones_like(angles), angles))
+    return Layout(columns, bias.triu_(1), torch.polar(torch.ones_like(angles), angles))
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -70,32 +74,31 @@ def test_linear_layers_that_read_the_same_are_one_product(bias: bool) -> None:
     def plain() -> Tensor:
         return torch.cat([layer(states) for layer in layers], dim=1)
 
-    check_same(lambda: _Linears(layers, torch.float64)(states), plain, [states, *parameters])
+    check_same(lambda: Linears(layers, torch.float64)(states), plain, [states, *parameters])
 
 
 def test_the_norm() -> None:
-    states, weight = random(NUM_TOKENS, 2, 5), random(5)
+    class Norm:
+        weight, variance_epsilon = random(5), 0.1
+
+    states = random(NUM_TOKENS, 2, 5)
 
     def plain() -> Tensor:
-        return states / (states.square().mean(dim=-1, keepdim=True) + 0.1).sqrt() * weight
+        return states / (states.square().mean(dim=-1, keepdim=True) + 0.1).sqrt() * Norm.weight
 
-    check_same(lambda: _Normalised.apply(states, weight, 0.1, torch.float64), plain, [states, weight])
+    check_same(lambda: normalised(states, Norm, torch.float64), plain, [states, Norm.weight])
 
 
 def test_the_gated_layer() -> None:
-    class Layer:
-        gate, up, down = (linear_layer(*size) for size in ((5, 7), (5, 7), (7, 5)))
-
-    states, weights = random(NUM_TOKENS, 5), [part.weight for part in (Layer.gate, Layer.up, Layer.down)]
-
-    class Ours:
-        gate, up, down = (_Linears([part], torch.float64) for part in (Layer.gate, Layer.up, Layer.down))
+    layers = [linear_layer(*size) for size in ((5, 7), (5, 7), (7, 5))]
+    gate, up, down = layers
+    states, ours = random(NUM_TOKENS, 5), [Linears([layer], torch.float64) for layer in layers]
 
     def plain() -> Tensor:
-        result: Tensor = Layer.down(silu(Layer.gate(states)) * Layer.up(states))
+        result: Tensor = down(silu(gate(states)) * up(states))
         return result
 
-    check_same(lambda: _Gated.apply(states, Ours(), *weights), plain, [states, *weights])
+    check_same(lambda: gated(states, *ours), plain, [states, *(layer.weight for layer in layers)])
 
 
 def test_the_rotation_turns_numbers_that_stand_half_a_head_apart() -> None:
@@ -106,7 +109,7 @@ def test_the_rotation_turns_numbers_that_stand_half_a_head_apart() -> None:
         cosine, sine = rotation.real, rotation.imag
         return torch.stack([one * cosine - other * sine, one * sine + other * cosine], dim=-1).flatten(-2)
 
-    check_same(lambda: _Turned.apply(heads, rotation), plain, [heads])
+    check_same(lambda: turned(heads, rotation), plain, [heads])
 
 
 def attended_one_by_one(queries: Tensor, keys: Tensor, values: Tensor, lengths: Tensor) -> Tensor:
@@ -125,7 +128,7 @@ def attended_one_by_one(queries: Tensor, keys: Tensor, values: Tensor, lengths: 
 
 
 @pytest.mark.parametrize("lengths", [LENGTHS, torch.tensor([3, 3, 3]), torch.tensor([9])], ids=str)
-@pytest.mark.parametrize("attention", [_Attended.apply, lean_body.fused_attention], ids=["plain", "fused"])
+@pytest.mark.parametrize("attention", [attended, fused_attention], ids=["plain", "fused"])
 def test_attention_stays_within_each_text(lengths: Tensor, attention: Any) -> None:
     queries = random(NUM_TOKENS, NUM_HEADS, HEAD_SIZE)
     keys, values = random(NUM_TOKENS, NUM_KEYS, HEAD_SIZE), random(NUM_TOKENS, NUM_KEYS, HEAD_SIZE)
@@ -137,8 +140,10 @@ def test_attention_stays_within_each_text(lengths: Tensor, attention: Any) -> No
 
 
 def test_the_embedding() -> None:
-    weight, ids = random(6, 3), torch.tensor([2, 0, 2, 5])
-    check_same(lambda: _Embedded.apply(weight, ids), lambda: weight[ids], [weight])
+    ids = torch.tensor([2, 0, 2, 5])
+    for padding_id in (None, 2):  # whose row learns nothing in the library
+        table = nn.Embedding(6, 3, padding_idx=padding_id, dtype=torch.float64)
+        check_same(partial(embedded, table, ids), partial(table, ids), [table.weight])
 
 
 def test_what_is_frozen_gets_no_gradient() -> None:
@@ -174,22 +179,126 @@ def test_bfloat16_products_stay_within_their_rounding(make_model: Any) -> None:
     assert 0 < ours < 1.33 * theirs < 0.1
 
 
-def odd_models() -> dict[str, Any]:
-    llama = tiny.llama_like(LlamaConfig, LlamaForCausalLM, mlp_bias=True)(3)
-    gelu = tiny.llama_like(Qwen2Config, Qwen2ForCausalLM, hidden_act="gelu")(3)
+ROPES: dict[str, dict[str, Any]] = {
+    "default": {},
+    "linear": {"factor": 2.0},
+    "dynamic": {"factor": 2.0},
+    "yarn": {"factor": 2.0, "original_max_position_embeddings": 64},
+    "llama3": {
+        "factor": 4.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 16,
+    },
+}
 
-    class Adapted(nn.Linear):
-        def forward(self, states: Tensor) -> Tensor:
-            return 2 * super().forward(states)
 
-    adapted = tiny.tiny_llama(3)
-    adapted.model.layers[1].self_attn.o_proj.__class__ = Adapted
-    return {"bias in the gated layer": llama, "another activation": gelu, "an adapted layer": adapted}
+@pytest.mark.parametrize("rope", ROPES)
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("heads", [(4, 4), (6, 2), (3, 1)], ids=str)
+def test_states_and_gradients_are_the_librarys(rope: str, bias: bool, heads: tuple[int, int]) -> None:
+    """Of models whose norms, biases and rotations are not the plain ones, with a token of the texts that pads."""
+    parameters = {"rope_type": rope, "rope_theta": 100.0, **ROPES[rope]}
+    changes = {"num_attention_heads": heads[0], "num_key_value_heads": heads[1], "head_dim": 6, "pad_token_id": 7}
+    make = tiny.llama_like(Qwen3Config, Qwen3ForCausalLM, attention_bias=bias, rope_parameters=parameters, **changes)
+    model, generator = make(3), torch.Generator().manual_seed(6)
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    texts = ragged_texts()
+    texts.prompt_ids[0, -1] = 7
+    factors = torch.randn(int(texts.response_mask.sum()), 32, generator=generator)
+    found = []
+    assert isinstance(body_of(model), LeanBody)
+    for body in (body_of(model), LibraryBody(model, torch.float32)):
+        model.zero_grad()
+        states = response_states(body, texts)
+        (factors * states).sum().backward()
+        found.append([states.detach(), *(parameter.grad for parameter in model.base_model.parameters())])
+    for ours, theirs in zip(*found, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5 * float(theirs.abs().max().clamp(min=1)))
 
 
-@pytest.mark.parametrize("name", odd_models())
+def test_biases_alone_can_be_trained() -> None:
+    model = tiny.tiny_qwen2(3)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.endswith("v_proj.bias"))
+    response_states(body_of(model), ragged_texts()).square().sum().backward()
+    ours = [layer.self_attn.v_proj.bias.grad for layer in model.model.layers]
+    model.zero_grad()
+    response_states(LibraryBody(model, torch.float32), ragged_texts()).square().sum().backward()
+    for gradient, layer in zip(ours, model.model.layers, strict=True):
+        assert torch.allclose(gradient, layer.self_attn.v_proj.bias.grad, rtol=1e-4, atol=1e-4)
+
+
+class Doubled(nn.Linear):
+    def forward(self, states: Tensor) -> Tensor:
+        return 2 * super().forward(states)
+
+
+class Wrapped(nn.Module):
+    """An adapter around a layer, with the names of its fields."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.base_layer, self.in_features = layer, layer.in_features
+
+    def forward(self, states: Tensor) -> Tensor:
+        result: Tensor = 2 * self.base_layer(states)
+        return result
+
+
+class WithNorm(Qwen3RMSNorm):  # type: ignore[misc]
+    def forward(self, states: Tensor) -> Tensor:
+        return 2 * super().forward(states)
+
+
+class Scaled(nn.Embedding):
+    def forward(self, ids: Tensor) -> Tensor:
+        return 2 * super().forward(ids)
+
+
+def hooked(model: Any) -> None:
+    model.model.layers[0].mlp.register_forward_hook(lambda module, inputs, output: 2 * output)
+
+
+def wrapped(model: Any) -> None:
+    attention = model.model.layers[0].self_attn
+    attention.q_proj = Wrapped(attention.q_proj)
+
+
+def given_another_forward(model: Any) -> None:
+    layer = model.model.layers[0].mlp
+    layer.forward = lambda states: 2 * type(layer).forward(layer, states)
+
+
+def cut(model: Any) -> None:
+    model.config.num_hidden_layers = model.model.config.num_hidden_layers = 1
+
+
+CHANGES: dict[str, Callable[[Any], None]] = {
+    "an adapted layer": lambda model: setattr(model.model.layers[1].self_attn.o_proj, "__class__", Doubled),
+    "a wrapped layer": wrapped,
+    "another norm": lambda model: setattr(model.model.norm, "__class__", WithNorm),
+    "another embedding": lambda model: setattr(model.model.embed_tokens, "__class__", Scaled),
+    "a hook": hooked,
+    "another forward": given_another_forward,
+    "fewer layers than there are": cut,
+}
+
+
+def odd_model(name: str) -> Any:
+    if name == "a bias in the gated layer":
+        return tiny.llama_like(LlamaConfig, LlamaForCausalLM, mlp_bias=True)(3)
+    if name == "another activation":
+        return tiny.llama_like(Qwen2Config, Qwen2ForCausalLM, hidden_act="gelu")(3)
+    model = tiny.tiny_qwen3(3)
+    CHANGES[name](model)
+    return model
+
+
+@pytest.mark.parametrize("name", ["a bias in the gated layer", "another activation", *CHANGES])
 def test_layers_that_are_not_plain_stay_with_the_library_and_are_right(name: str) -> None:
-    model, texts = odd_models()[name], ragged_texts()
+    model, texts = odd_model(name), ragged_texts()
     for parameter in model.parameters():
         parameter.data += 0.01
     assert isinstance(body_of(model), LibraryBody)
@@ -201,6 +310,13 @@ def test_layers_that_are_not_plain_stay_with_the_library_and_are_right(name: str
             ids = torch.cat([prompt, texts.response_ids[row][mask]])[None]
             expected.append(model.base_model(ids).last_hidden_state[0, len(prompt) - 1 : -1])
     assert torch.allclose(produced, torch.cat(expected), atol=2e-5)
+
+
+def test_dropout_and_mixed_numbers_are_not_ours() -> None:
+    training, mixed = tiny.tiny_llama(3).train(), tiny.tiny_llama(3)
+    training.config.attention_dropout = 0.5
+    mixed.model.layers[0].mlp.double()
+    assert not any(lean_body.is_supported(model) for model in (training, mixed))
 
 
 def test_a_body_holds_the_weights_of_when_it_was_made_and_a_new_one_those_of_now() -> None:

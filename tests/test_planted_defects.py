@@ -137,17 +137,17 @@ SILENT = {
         "range(0, len(outer) - _PIECE_ROWS + 1, _PIECE_ROWS)",
     ),
     "gradients reach keys and values from padding": (
-        "minillm/lean_body.py",
+        "minillm/lean_attention.py",
         "        layout.clear_padding(weights, num_heads)\n",
         "",
     ),
     "a bias learns nothing": (
-        "minillm/lean_body.py",
+        "minillm/lean_parts.py",
         "                accumulate(bias, part)\n",
         "                pass\n",
     ),
     "the norm's own derivative left out": (
-        "minillm/lean_body.py",
+        "minillm/lean_parts.py",
         "unit.mul_(means)",
         "unit.mul_(0)",
     ),

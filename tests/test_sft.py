@@ -140,9 +140,11 @@ def test_schedules_start_and_end_where_they_should(schedule: Any, middle: float,
     assert scheduled_value("cosine", 0.0, 1.0, 0.25) == pytest.approx((1 - math.cos(math.pi / 4)) / 2)
 
 
-def test_two_steps_are_those_of_a_plain_adamw_loop() -> None:
+@pytest.mark.parametrize("gradient_clip", [0.5, 1e3], ids=["clipped", "not clipped"])
+def test_two_steps_are_those_of_a_plain_adamw_loop(gradient_clip: float) -> None:
     """Whole batches, no micro-batches: clip to the norm, rates 1/2 and 1 of the peak, decay on matrices only."""
-    model, config = tiny.tiny_llama(1), settings(num_steps=2, weight_decay=0.1, num_warmup_steps=2, gradient_clip=0.5)
+    model = tiny.tiny_llama(1)
+    config = settings(num_steps=2, weight_decay=0.1, num_warmup_steps=2, gradient_clip=gradient_clip)
     plain = copy.deepcopy(model)
     train(model, config)
     decayed = [p for p in plain.parameters() if p.ndim >= 2]
@@ -157,7 +159,7 @@ def test_two_steps_are_those_of_a_plain_adamw_loop() -> None:
         loss = torch.stack(losses).sum() / sum(len(r.response_ids) for r in batch)
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(plain.parameters(), 0.5)
+        torch.nn.utils.clip_grad_norm_(plain.parameters(), gradient_clip)
         for group in optimizer.param_groups:
             group["lr"] = 1e-3 * (step + 1) / 2
         optimizer.step()

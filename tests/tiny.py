@@ -69,11 +69,10 @@ def llama_like(config_kind: Any, model_kind: Any, **changes: Any) -> Callable[..
             hidden_size=32,
             intermediate_size=64,
             num_hidden_layers=num_layers,
-            num_attention_heads=4,
             max_position_embeddings=128,
             initializer_range=0.3,
             attn_implementation="eager",
-            **{"num_key_value_heads": 2, "head_dim": 8} | changes,
+            **{"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8} | changes,
         )
         return _seeded(model_kind, config, seed)
 

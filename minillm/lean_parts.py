@@ -1,0 +1,147 @@
+"""The parts of our own layers beside attention, each with its derivative written out and gradients added in place.
+
+Shapes: N tokens, H width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import linear, silu
+
+from minillm.gradients import accumulate, accumulate_product, accumulate_rows
+from minillm.heads import wide
+
+
+class Linears:
+    """Linear layers that read the same input, as one product in the arithmetic of `dtype`."""
+
+    def __init__(self, layers: Sequence[nn.Linear], dtype: torch.dtype) -> None:
+        self.weights, self.biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
+        self.weight = _joined(self.weights, dtype)
+        self.bias = None if layers[0].bias is None else _joined(self.biases, dtype)
+
+    def __call__(self, states: Tensor) -> Tensor:
+        """Return W x + b (N, out) of states (N, in), for each layer in turn."""
+        parameters = self.weights if self.bias is None else [*self.weights, *self.biases]
+        result: Tensor = _Product.apply(states, self, *parameters)  # type: ignore[no-untyped-call]
+        return result
+
+    def accumulate(self, outer: Tensor, states: Tensor) -> None:
+        """Add to the gradients of the parameters what that of the output (N, out) means."""
+        accumulate_product(self.weights, outer, states)
+        if self.bias is not None:
+            sums = wide(outer).sum(dim=0).split([len(weight) for weight in self.weights])
+            for bias, part in zip(self.biases, sums, strict=True):
+                accumulate(bias, part)
+
+
+def _joined(parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    whole = parts[0].detach() if len(parts) == 1 else torch.cat([part.detach() for part in parts])
+    return whole.to(dtype)
+
+
+class _Product(torch.autograd.Function):
+    """W x + b; the parameters are arguments so that autograd calls for their gradient, which is added in place."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, layers: Linears, *parameters: Tensor) -> Tensor:
+        ctx.save_for_backward(states)
+        ctx.layers, ctx.no_gradients = layers, [None] * len(parameters)
+        return linear(states, layers.weight, layers.bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (states,) = ctx.saved_tensors
+        ctx.layers.accumulate(gradient, states)
+        return gradient @ ctx.layers.weight, None, *ctx.no_gradients
+
+
+def embedded(table: nn.Embedding, token_ids: Tensor) -> Tensor:
+    """Return the rows (N, H) of the tokens (N,); as in the library, that of the padding token learns nothing here."""
+    result: Tensor = _Embedded.apply(table.weight, token_ids, table.padding_idx)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Embedded(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, token_ids: Tensor, padding_id: int | None) -> Tensor:
+        ctx.weight, ctx.padding_id = weight, padding_id
+        ctx.save_for_backward(token_ids)
+        return weight[token_ids]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, None]:
+        (token_ids,) = ctx.saved_tensors
+        if ctx.padding_id is not None:
+            learns = token_ids != ctx.padding_id
+            token_ids, gradient = token_ids[learns], gradient[learns]
+        accumulate_rows(ctx.weight, token_ids, gradient)
+        return None, None, None
+
+
+def normalised(states: Tensor, norm: Any, dtype: torch.dtype) -> Tensor:
+    """Return states (..., H) behind an RMS norm of the library, in `dtype`."""
+    result: Tensor = _Normalised.apply(states, norm.weight, norm.variance_epsilon, dtype)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Normalised(torch.autograd.Function):
+    """x w / rms(x). With y = x / rms(x) and g the gradient: g y by w, and (g w - y mean(g w y)) / rms(x) by x."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, weight: Tensor, smallest: float, dtype: torch.dtype) -> Tensor:
+        values, size = wide(states), states.shape[-1]
+        squares = torch.linalg.vector_norm(values, dim=-1, keepdim=True).square_()
+        scale = squares.div_(size).add_(smallest).rsqrt_()
+        ctx.weight = weight
+        ctx.save_for_backward(states, scale)
+        result: Tensor = (values * scale).to(states.dtype).mul_(weight).to(dtype)
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        states, scale = ctx.saved_tensors
+        weight, size = wide(ctx.weight.detach()), states.shape[-1]
+        unit, by_output = wide(states) * scale, wide(gradient)
+        products = by_output * unit
+        accumulate(ctx.weight, products.flatten(0, -2).sum(dim=0))
+        means = (products @ weight).div_(-size).unsqueeze(-1)
+        result = unit.mul_(means).addcmul_(by_output, weight).mul_(scale)
+        return result.to(states.dtype), None, None, None
+
+
+def gated(states: Tensor, gate: Linears, up: Linears, down: Linears) -> Tensor:
+    """Return W_down (silu(W_gate x) W_up x) (N, H) of states (N, H)."""
+    weights = [part.weights[0] for part in (gate, up, down)]
+    result: Tensor = _Gated.apply(states, gate, up, down, *weights)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Gated(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, gate: Linears, up: Linears, down: Linears, *weights: Tensor) -> Tensor:
+        gates, ups = linear(states, gate.weight), linear(states, up.weight)
+        ctx.save_for_backward(states, gates, ups)
+        ctx.layers = gate, up, down
+        return linear(silu(gates).mul_(ups), down.weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (states, gates, ups), (gate, up, down) = ctx.saved_tensors, ctx.layers
+        active = silu(gates)
+        down.accumulate(gradient, active * ups)
+        by_product = gradient @ down.weight
+        by_up = active.mul_(by_product)
+        by_gate = torch.ops.aten.silu_backward(by_product.mul_(ups), gates)
+        up.accumulate(by_up, states)
+        gate.accumulate(by_gate, states)
+        return (by_gate @ gate.weight).addmm_(by_up, up.weight), None, None, None, None, None, None
