@@ -62,7 +62,7 @@ SHORT_PLACES: dict[str, list[tuple[str, ...]]] = {
     "teacher": [("session.finished:1",)],
     "warmup": [],  # the code of teacher
     "distill": [("optimizer.after_step:3",), ("publish.removed:1",), WHILE_RESUMING],
-    "evaluate": [(IN_EVALUATION[-1],)],
+    "evaluate": [(IN_EVALUATION[1],)],  # where no phase improved, the student is the warm-up, which is judged once
 }
 NUM_RANDOM, NUM_TERMINATED, NUM_REPRO = 20, 10, 60
 NUM_REPRO_SHORT = 3
