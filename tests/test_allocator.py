@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import platform
+import resource
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from minillm import allocator
 from tests.imports import ROOT
 
 COUNT_FAULTS = """
@@ -30,16 +36,6 @@ for _ in range(10):
 print(faults() - before)
 """
 
-TAKE_MOST_OF_WHAT_MAY_BE_TAKEN = """
-import resource, torch
-from minillm.device import choose_compute
-
-used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + 600 * 2**20,) * 2)
-choose_compute("cpu", "float32", 1, 128, False)
-print(len([torch.ones(20 * 2**18) for _ in range(20)]))
-"""
-
 PAGES_EACH_TIME = 4 * 24 * 2**20 // 4096
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library, other ways")
 
@@ -53,5 +49,24 @@ def test_memory_that_is_freed_and_taken_again_has_its_pages() -> None:
     assert printed(COUNT_FAULTS) < PAGES_EACH_TIME  # of ten times; without it, often every time
 
 
-def test_where_addresses_are_limited_none_are_taken_in_advance() -> None:
-    assert printed(TAKE_MOST_OF_WHAT_MAY_BE_TAKEN) == 20
+@pytest.mark.parametrize("limited", ["RLIMIT_AS", "RLIMIT_DATA", None])
+def test_where_addresses_are_limited_the_allocator_stays_as_it_is(
+    limited: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    number = limited and getattr(resource, limited)
+    infinite = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (2**33, 2**34) if kind == number else infinite)
+    monkeypatch.setattr(allocator, "_OVERCOMMIT", Path("/nowhere"))
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace(mallopt=lambda *what: asked.append(what)))
+    allocator.keep_freed_memory()
+    assert bool(asked) == (limited is None)
+
+
+def test_where_the_system_counts_addresses_the_allocator_stays_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "overcommit_memory").write_text("2\n")
+    monkeypatch.setattr(allocator, "_OVERCOMMIT", tmp_path / "overcommit_memory")
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: pytest.fail("it was asked"))
+    allocator.keep_freed_memory()
