@@ -29,6 +29,7 @@ WATCHFUL = [
         "logprobs",
         "heads",
         "lean_body",
+        "lean_support",
         "lean_decoder",
         "evaluation",
         "sampling",
