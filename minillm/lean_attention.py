@@ -77,8 +77,8 @@ class _Turned(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         pairs = torch.view_as_complex(wide(gradient).unflatten(-1, (-1, 2)).contiguous())
-        turned = torch.view_as_real(pairs * ctx.rotation.conj())
-        return turned.transpose(-1, -2).flatten(-2).to(gradient.dtype), None
+        back = torch.view_as_real(pairs * ctx.rotation.conj())
+        return back.transpose(-1, -2).flatten(-2).to(gradient.dtype), None
 
 
 def attended(queries: Tensor, keys: Tensor, values: Tensor, layout: Layout) -> Tensor:
@@ -125,5 +125,5 @@ def fused_attention(queries: Tensor, keys: Tensor, values: Tensor, layout: Layou
     one, two, three = (
         layout.as_rows(part).view(num_rows, -1, width, part.shape[-1]) for part in (queries, keys, values)
     )
-    attended = scaled_dot_product_attention(one, two, three, is_causal=True, scale=1.0, enable_gqa=True)
-    return layout.as_tokens(attended.contiguous(), queries.shape[1])
+    result = scaled_dot_product_attention(one, two, three, is_causal=True, scale=1.0, enable_gqa=True)
+    return layout.as_tokens(result.contiguous(), queries.shape[1])

@@ -30,11 +30,10 @@ def is_supported(model: Any) -> bool:
     """Return whether the model is of the family, as the library makes it, and of what we have derivatives of."""
     if not llama_family.is_supported(model) or not llama_family.is_as_made(model):
         return False
-    gated = [layer.mlp for layer in model.model.layers]
-    linears = [layer for part in gated for layer in (part.gate_proj, part.up_proj, part.down_proj)]
-    return all(layer.bias is None for layer in linears) and all(
-        isinstance(part.act_fn, SiLUActivation | nn.SiLU) for part in gated
-    )
+    parts = [layer.mlp for layer in model.model.layers]
+    linears = [linear for part in parts for linear in (part.gate_proj, part.up_proj, part.down_proj)]
+    has_no_bias = all(linear.bias is None for linear in linears)
+    return has_no_bias and all(isinstance(part.act_fn, SiLUActivation | nn.SiLU) for part in parts)
 
 
 class LeanLayer:

@@ -19,7 +19,7 @@ from minillm.halves import Halves, response_states
 from minillm.heads import Head, Readout, logit_blocks
 from minillm.logprobs import mixture_logprobs, token_logprobs
 from minillm.padding import padded_texts
-from minillm.sampling import Responses, decodable
+from minillm.sampling import Responses, decodable, tempered
 from minillm.stopwatch import Stopwatch
 from minillm.types import Rollout, ScoredTexts, Texts
 
@@ -177,9 +177,7 @@ def kept_logprobs(
     absent = found.isnan().nonzero().squeeze(1)
     blocks = logit_blocks([Readout(head, states[absent])], memory_mib=compute.loss_memory_mib)
     for places, (logits,) in blocks:
-        found[absent[places]] = token_logprobs(
-            logits if temperature == 1 else logits / temperature, token_ids[absent[places]]
-        )
+        found[absent[places]] = token_logprobs(tempered(logits, temperature), token_ids[absent[places]])
     return logprobs.masked_scatter(mask, found)
 
 

@@ -92,7 +92,7 @@ def sample_responses(
     drawn = _Drawn(num_rows, num_tokens, end_id, pad_id, device)
     uniforms = None if uniforms is None else uniforms.to(device)
     for position in range(num_tokens):
-        logits = _tempered(choice.next_logits(drawn.active, drawn.running, position), temperature)
+        logits = tempered(choice.next_logits(drawn.active, drawn.running, position), temperature)
         if uniforms is None:
             token_ids = _likeliest(logits)
         else:
@@ -120,7 +120,7 @@ def sample_responses(
     return Responses(ids, mask, picks, logprobs, own_states, states, reads[0], reads[1] if len(reads) > 1 else Reads())
 
 
-def _tempered(logits: Tensor, temperature: float) -> Tensor:
+def tempered(logits: Tensor, temperature: float) -> Tensor:
     return logits if temperature == 1 else logits / temperature
 
 

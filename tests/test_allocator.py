@@ -68,5 +68,8 @@ def test_where_the_system_counts_addresses_the_allocator_stays_as_it_is(
 ) -> None:
     (tmp_path / "overcommit_memory").write_text("2\n")
     monkeypatch.setattr(allocator, "_OVERCOMMIT", tmp_path / "overcommit_memory")
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: pytest.fail("it was asked"))
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    asked: list[Any] = []
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace(mallopt=lambda *what: asked.append(what)))
     allocator.keep_freed_memory()
+    assert asked == []

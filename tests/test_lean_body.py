@@ -229,12 +229,15 @@ def test_biases_alone_can_be_trained() -> None:
         assert torch.allclose(gradient, layer.self_attn.v_proj.bias.grad, rtol=1e-4, atol=1e-4)
 
 
-def test_a_body_holds_the_weights_of_when_it_was_made_and_a_new_one_those_of_now() -> None:
+@torch.no_grad()
+def test_a_body_that_is_made_anew_has_the_weights_of_now() -> None:
     model, texts = tiny.tiny_llama(3), ragged_texts()
     before = response_states(body_of(model), texts)
-    with torch.no_grad():
-        model.model.layers[0].self_attn.k_proj.weight.mul_(2)
-    assert not torch.allclose(response_states(body_of(model), texts), before)
+    for layer in (model.model.layers[0].self_attn.k_proj, model.model.layers[1].mlp.up_proj):
+        layer.weight.mul_(2)
+    now = response_states(body_of(model), texts)
+    assert torch.allclose(now, response_states(LibraryBody(model, torch.float32), texts), atol=1e-5)
+    assert not torch.allclose(now, before, atol=1e-2)
 
 
 def test_layers_run_again_only_where_a_gradient_is_wanted() -> None:
