@@ -23,7 +23,7 @@ class Compute:
 
     device: torch.device
     dtype: torch.dtype
-    loss_memory_mib: int = 128
+    loss_memory_mib: int = 192
     gradient_checkpointing: bool = False
 
     @contextmanager

@@ -53,7 +53,8 @@ class _SampledTerms(torch.autograd.Function):
         student = student_logits.log_softmax(dim=-1)
         places = token_ids.unsqueeze(-1)
         logprobs = student.gather(-1, places).squeeze(-1)
-        differences = student - teacher_logits.log_softmax(dim=-1)
+        teacher = teacher_logits.log_softmax(dim=-1)
+        differences = torch.sub(student, teacher, out=teacher)
         probabilities = student.exp_()
         divergence = torch.linalg.vecdot(probabilities, differences)
         ctx.save_for_backward(probabilities, differences, divergence, places)
@@ -64,7 +65,7 @@ class _SampledTerms(torch.autograd.Function):
     def backward(ctx: Any, by_logprobs: Tensor, by_divergence: Tensor) -> tuple[Tensor, None, None]:
         probabilities, differences, divergence, places = ctx.saved_tensors
         shift = (-by_divergence * divergence - by_logprobs).unsqueeze(-1)
-        gradient = torch.addcmul(shift, differences, by_divergence.unsqueeze(-1)).mul_(probabilities)
+        gradient = (differences * by_divergence.unsqueeze(-1)).add_(shift).mul_(probabilities)
         return gradient.scatter_add_(-1, places, by_logprobs.unsqueeze(-1)), None, None
 
 

@@ -25,17 +25,26 @@ def accumulate(parameter: Tensor, gradient: Tensor) -> None:
         parameter.grad += gradient
 
 
-def accumulate_product(parameters: Sequence[Tensor], outer: Tensor, states: Tensor) -> None:
+def in_order(rows: Tensor, order: Tensor | None) -> Tensor:
+    """Return the rows in an order, if there is one."""
+    return rows if order is None else rows[order]
+
+
+def accumulate_product(
+    parameters: Sequence[Tensor], outer: Tensor, states: Tensor, order: Tensor | None = None
+) -> None:
     """Add outer^T states to the gradients of the parameters, whose rows are together the columns of `outer`.
 
     outer: (N, rows of all parameters). states: (N, H).
+    order: the column for each row; None: in turn.
     In another type of numbers than the parameters' it is made by pieces, so that a large one is never there as a whole.
     """
     if not any(parameter.requires_grad for parameter in parameters):
         return
     sizes = [len(parameter) for parameter in parameters]
-    if outer.shape[1] <= _PIECE_ROWS and outer.dtype != parameters[0].dtype:
-        for parameter, product in zip(parameters, (outer.t() @ states).split(sizes), strict=True):
+    if order is not None or (outer.shape[1] <= _PIECE_ROWS and outer.dtype != parameters[0].dtype):
+        products = in_order(outer.t() @ states, order)
+        for parameter, product in zip(parameters, products.split(sizes), strict=True):
             accumulate(parameter, product)
         return
     for parameter, columns in zip(parameters, outer.split(sizes, dim=1), strict=True):

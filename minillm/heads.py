@@ -26,6 +26,7 @@ _BLOCK_LOGITS = 2**20  # float32 numbers of a block on a CPU: 4 MiB, so that a f
 _PIECE_LOGITS = 2048  # of the vocabulary, a product on a CPU: with more, the library falls behind by a seventh
 _PIECE_TOKENS = 256  # of a product with the head's weights by the vocabulary, in bfloat16 on a CPU: twice as fast
 _OWN_HEAD = "minillm_own_head_state_size"  # attribute of a model whose own code makes its logits
+_LINE_BYTES = 64  # of a cache
 _ROUND_TOKENS = 128  # a chunk is a multiple of this: products of odd sizes take up to a third longer
 
 BlockLoss = Callable[[slice, list[Tensor]], Tensor]
@@ -239,10 +240,20 @@ def _chunks(readouts: Sequence[Readout], memory_mib: int) -> Iterator[tuple[int,
     num_tokens, heads = len(readouts[0].states), [readout.head for readout in readouts]
     size = _chunk_size(num_tokens, sum(len(head.weight) * head.weight.element_size() for head in heads), memory_mib)
     # The same memory for every chunk: handing out new pages takes the system as long as the product itself.
-    buffers = [head.weight.new_empty(min(size, num_tokens), len(head.weight)) for head in heads]
+    buffers = [_buffer(head.weight, min(size, num_tokens)) for head in heads]
     for start in range(0, num_tokens, max(size, 1)):
         pairs = zip(readouts, buffers, strict=True)
         yield start, [readout.head.projected(readout.states[start : start + size], out) for readout, out in pairs]
+
+
+def _buffer(weight: Tensor, num_tokens: int) -> Tensor:
+    """Return memory for logits (N, V), whose rows do not begin at the same place of a CPU's caches.
+
+    They would where V is a multiple of a large power of two, and products that read a column of them would be slower.
+    """
+    line = _LINE_BYTES // weight.element_size()
+    num_lines = math.ceil(len(weight) / line) | 1
+    return weight.new_empty(num_tokens, num_lines * line)[:, : len(weight)]
 
 
 def _chunk_size(num_tokens: int, bytes_per_token: int, memory_mib: int) -> int:

@@ -57,38 +57,48 @@ class Layout:
         return self._orders[num_heads]
 
 
-def turned(heads: Tensor, rotation: Tensor) -> Tensor:
-    """Return heads (N, heads, D) times a rotation (N, 1, D / 2), as complex numbers.
+def turned(heads: Tensor, num_queries: int, rotation: Tensor, scaling: float) -> Tensor:
+    """Return queries and the keys behind them (N, A + K, D) times a rotation (N, 1, D / 2), queries also scaled.
 
-    What turns together is half a head apart before and side by side behind, in queries as in keys.
+    Two numbers that stand side by side are one complex number.
     """
-    result: Tensor = _Turned.apply(heads, rotation)  # type: ignore[no-untyped-call]
+    result: Tensor = _Turned.apply(heads, num_queries, rotation, scaling)  # type: ignore[no-untyped-call]
     return result
 
 
 class _Turned(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, heads: Tensor, rotation: Tensor) -> Tensor:
-        ctx.rotation = rotation
-        values = torch.complex(*wide(heads).unflatten(-1, (2, -1)).unbind(-2)).mul_(rotation)
-        return torch.view_as_real(values).flatten(-2).to(heads.dtype)
+    def forward(ctx: Any, heads: Tensor, num_queries: int, rotation: Tensor, scaling: float) -> Tensor:
+        ctx.factors = num_queries, rotation, scaling
+        return _times(heads, num_queries, rotation, scaling)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        pairs = torch.view_as_complex(wide(gradient).unflatten(-1, (-1, 2)).contiguous())
-        back = torch.view_as_real(pairs * ctx.rotation.conj())
-        return back.transpose(-1, -2).flatten(-2).to(gradient.dtype), None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        num_queries, rotation, scaling = ctx.factors
+        return _times(gradient, num_queries, rotation.conj(), scaling), None, None, None
 
 
-def attended(queries: Tensor, keys: Tensor, values: Tensor, layout: Layout) -> Tensor:
-    """Return attention within each text, from scaled queries (N, A, D), keys and values (N, K, D): (N, A, D).
+def _times(heads: Tensor, num_queries: int, rotation: Tensor, scaling: float) -> Tensor:
+    values = wide(heads)
+    if values is heads:
+        values = heads.clone()
+    numbers = torch.view_as_complex(values.unflatten(-1, (-1, 2)))
+    numbers[:, :num_queries].mul_(rotation * scaling)
+    numbers[:, num_queries:].mul_(rotation)
+    return values.to(heads.dtype)
+
+
+def attended(heads: Tensor, values: Tensor, layout: Layout) -> Tensor:
+    """Return attention (N, A, D) within each text, from scaled queries and the keys behind them, and values (N, K, D).
 
     On a CPU it is written out as products: the backward pass of the fused kernel takes longer for short texts.
+
+    heads: (N, A + K, D).
     """
-    if queries.device.type != "cpu":
-        return fused_attention(queries, keys, values, layout)
-    result: Tensor = _Attended.apply(queries, keys, values, layout)  # type: ignore[no-untyped-call]
+    if heads.device.type != "cpu":
+        return fused_attention(heads, values, layout)
+    result: Tensor = _Attended.apply(heads, values, layout)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -96,34 +106,37 @@ class _Attended(torch.autograd.Function):
     """Queries that meet the same keys are rows of one matrix."""
 
     @staticmethod
-    def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, layout: Layout) -> Tensor:
-        num_heads, (num_keys, size) = queries.shape[1], keys.shape[1:]
-        matrices = [layout.as_rows(part).view(layout.shape[0] * num_keys, -1, size) for part in (queries, keys, values)]
-        scores = torch.bmm(matrices[0], matrices[1].transpose(1, 2)).unflatten(1, (-1, layout.shape[1]))
-        weights = scores.add_(layout.bias).softmax(dim=-1).flatten(1, 2)
+    def forward(ctx: Any, heads: Tensor, values: Tensor, layout: Layout) -> Tensor:
+        num_keys, size = values.shape[1:]
+        num_heads, num_matrices = heads.shape[1] - num_keys, layout.shape[0] * num_keys
+        parts = heads[:, :num_heads], heads[:, num_heads:], values
+        matrices = [layout.as_rows(part).view(num_matrices, -1, size) for part in parts]
+        bias = layout.bias.repeat(num_heads // num_keys, 1)
+        weights = torch.baddbmm(bias, matrices[0], matrices[1].transpose(1, 2)).softmax(dim=-1)
         layout.clear_padding(weights, num_heads)
         ctx.save_for_backward(*matrices, weights)
-        ctx.layout, ctx.shapes = layout, [part.shape for part in (queries, keys, values)]
+        ctx.layout, ctx.num_heads, ctx.num_keys = layout, num_heads, num_keys
         return layout.as_tokens(torch.bmm(weights, matrices[2]), num_heads)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        queries, keys, values, weights = ctx.saved_tensors
-        by_output = ctx.layout.as_rows(gradient).view_as(queries)
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        (queries, keys, values, weights), layout = ctx.saved_tensors, ctx.layout
+        by_output = layout.as_rows(gradient).view_as(queries)
         by_weights = torch.bmm(by_output, values.transpose(1, 2))
         by_scores = torch._softmax_backward_data(by_weights, weights, -1, weights.dtype)
-        by_queries, by_keys = torch.bmm(by_scores, keys), torch.bmm(by_scores.transpose(1, 2), queries)
-        parts = by_queries, by_keys, torch.bmm(weights.transpose(1, 2), by_output)
-        one, two, three = (ctx.layout.as_tokens(part, shape[1]) for part, shape in zip(parts, ctx.shapes, strict=True))
-        return one, two, three, None
+        by_queries = layout.as_tokens(torch.bmm(by_scores, keys), ctx.num_heads)
+        by_keys = layout.as_tokens(torch.bmm(by_scores.transpose(1, 2), queries), ctx.num_keys)
+        by_values = layout.as_tokens(torch.bmm(weights.transpose(1, 2), by_output), ctx.num_keys)
+        return torch.cat([by_queries, by_keys], dim=1), by_values, None
 
 
-def fused_attention(queries: Tensor, keys: Tensor, values: Tensor, layout: Layout) -> Tensor:
+def fused_attention(heads: Tensor, values: Tensor, layout: Layout) -> Tensor:
     """Return the same by the kernel of an accelerator."""
-    num_rows, width = layout.shape
+    (num_rows, width), num_keys = layout.shape, values.shape[1]
     one, two, three = (
-        layout.as_rows(part).view(num_rows, -1, width, part.shape[-1]) for part in (queries, keys, values)
+        layout.as_rows(part).view(num_rows, -1, width, part.shape[-1])
+        for part in (heads[:, :-num_keys], heads[:, -num_keys:], values)
     )
     result = scaled_dot_product_attention(one, two, three, is_causal=True, scale=1.0, enable_gqa=True)
-    return layout.as_tokens(result.contiguous(), queries.shape[1])
+    return layout.as_tokens(result.contiguous(), one.shape[1])

@@ -22,7 +22,7 @@ from minillm.bodies import Body
 from minillm.checkpointing import is_recomputed
 from minillm.lean_attention import Layout, attended, turned
 from minillm.lean_parts import Linears, embedded, gated, normalised
-from minillm.llama_family import rotation
+from minillm.llama_family import heads_order, pair_order, rotation
 from minillm.packed_rows import text_columns
 
 
@@ -43,8 +43,9 @@ class LeanLayer:
         attention, mlp = layer.self_attn, layer.mlp
         self._norms, self._dtype = (layer.input_layernorm, layer.post_attention_layernorm), dtype
         self._head_norms = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
-        self._inputs = Linears([attention.q_proj, attention.k_proj, attention.v_proj], dtype)
-        self._sizes = [len(weight) // attention.head_dim for weight in self._inputs.weights]
+        parts, self._pairs = [attention.q_proj, attention.k_proj, attention.v_proj], pair_order(attention.head_dim)
+        self._inputs = Linears(parts, dtype, heads_order(attention))
+        self._sizes = [len(part.weight) // attention.head_dim for part in parts]
         self._output, self._scaling = Linears([attention.o_proj], dtype), attention.scaling
         self._gated = [Linears([part], dtype) for part in (mlp.gate_proj, mlp.up_proj, mlp.down_proj)]
 
@@ -57,13 +58,18 @@ class LeanLayer:
         return states + gated(normalised(states, self._norms[1], self._dtype), *self._gated)
 
     def _attended(self, inputs: Tensor, layout: Layout) -> Tensor:
-        heads = self._inputs(inputs).unflatten(1, (sum(self._sizes), -1))
-        *turning, values = heads.split(self._sizes, dim=1)
-        queries, keys = (
-            turned(part if norm is None else normalised(part, norm, part.dtype), layout.rotation * scale)
-            for part, norm, scale in zip(turning, self._head_norms, (self._scaling, 1), strict=True)
+        num_queries, num_keys, _ = self._sizes
+        heads, values = (
+            self._inputs(inputs).unflatten(1, (sum(self._sizes), -1)).split([num_queries + num_keys, num_keys], 1)
         )
-        return attended(queries, keys, values, layout)
+        return attended(turned(self._normalised(heads), num_queries, layout.rotation, self._scaling), values, layout)
+
+    def _normalised(self, heads: Tensor) -> Tensor:
+        """Return queries and keys (N, A + K, D) behind the norms of heads that some models have."""
+        if self._head_norms[0] is None:
+            return heads
+        parts = zip(heads.split(self._sizes[:2], dim=1), self._head_norms, strict=True)
+        return torch.cat([normalised(part, norm, part.dtype, self._pairs) for part, norm in parts], dim=1)
 
 
 class LeanBody(Body):

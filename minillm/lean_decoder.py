@@ -21,7 +21,7 @@ from transformers.activations import SiLUActivation
 
 from minillm.decoders import Decoder
 from minillm.heads import Head, wide
-from minillm.llama_family import rotation
+from minillm.llama_family import heads_order, pair_order, rotation
 from minillm.logprobs import position_ids
 from minillm.types import PromptBatch
 
@@ -97,13 +97,10 @@ class _Layer:
     def __init__(self, layer: Any) -> None:
         attention, mlp = layer.self_attn, layer.mlp
         self.input_norm, self.mlp_norm = _Norm(layer.input_layernorm), _Norm(layer.post_attention_layernorm)
-        parts, pairs = [attention.q_proj, attention.k_proj, attention.v_proj], _pairs(attention.head_dim)
-        heads = torch.arange(sum(len(part.weight) for part in parts)).view(-1, len(pairs))
-        num_values = len(attention.v_proj.weight) // len(pairs)
-        order = torch.cat([heads[:-num_values, pairs], heads[-num_values:]]).flatten()
-        self.query_key_value = PackedLinear(parts, order.to(attention.q_proj.weight.device))
+        parts, order = [attention.q_proj, attention.k_proj, attention.v_proj], pair_order(attention.head_dim)
+        self.query_key_value = PackedLinear(parts, heads_order(attention))
         norms = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
-        self.query_norm, self.key_norm = (None if norm is None else _Norm(norm, pairs) for norm in norms)
+        self.query_norm, self.key_norm = (None if norm is None else _Norm(norm, order) for norm in norms)
         self.output, self.down = PackedLinear([attention.o_proj]), PackedLinear([mlp.down_proj])
         self.gate, self.up, self.activation = PackedLinear([mlp.gate_proj]), PackedLinear([mlp.up_proj]), mlp.act_fn
 
@@ -113,11 +110,6 @@ class _Layer:
         is_silu = isinstance(self.activation, SiLUActivation)
         gate = self.gate.silu(inputs) if is_silu else self.activation(self.gate(inputs))
         return self.down.plus(self.up.times(inputs, gate), states)
-
-
-def _pairs(head_size: int) -> Tensor:
-    """Return the order (D,) that puts each number of a head beside the one that it turns with, half a head apart."""
-    return torch.arange(head_size).view(2, -1).t().flatten()
 
 
 class LeanModel:

@@ -5,7 +5,7 @@ Shapes: N tokens, H width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,17 +13,23 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear, silu
 
-from minillm.gradients import accumulate, accumulate_product, accumulate_rows
+from minillm.gradients import accumulate, accumulate_product, accumulate_rows, in_order
 from minillm.heads import wide
+
+_PIECE_NUMBERS = 2**19  # of each of a few tensors that several operations read in turn
 
 
 class Linears:
-    """Linear layers that read the same input, as one product in the arithmetic of `dtype`."""
+    """Linear layers that read the same input, as one product in the arithmetic of `dtype`.
 
-    def __init__(self, layers: Sequence[nn.Linear], dtype: torch.dtype) -> None:
+    order: (out,), the row of the weights that comes at each place.
+    """
+
+    def __init__(self, layers: Sequence[nn.Linear], dtype: torch.dtype, order: Tensor | None = None) -> None:
         self.weights, self.biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
-        self.weight = _joined(self.weights, dtype)
-        self.bias = None if layers[0].bias is None else _joined(self.biases, dtype)
+        self.weight = _joined(self.weights, dtype, order)
+        self.bias = None if layers[0].bias is None else _joined(self.biases, dtype, order)
+        self._places = None if order is None else order.argsort()
 
     def __call__(self, states: Tensor) -> Tensor:
         """Return W x + b (N, out) of states (N, in), for each layer in turn."""
@@ -33,16 +39,16 @@ class Linears:
 
     def accumulate(self, outer: Tensor, states: Tensor) -> None:
         """Add to the gradients of the parameters what that of the output (N, out) means."""
-        accumulate_product(self.weights, outer, states)
+        accumulate_product(self.weights, outer, states, self._places)
         if self.bias is not None:
-            sums = wide(outer).sum(dim=0).split([len(weight) for weight in self.weights])
+            sums = in_order(wide(outer).sum(dim=0), self._places).split([len(weight) for weight in self.weights])
             for bias, part in zip(self.biases, sums, strict=True):
                 accumulate(bias, part)
 
 
-def _joined(parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+def _joined(parts: Sequence[Tensor], dtype: torch.dtype, order: Tensor | None) -> Tensor:
     whole = parts[0].detach() if len(parts) == 1 else torch.cat([part.detach() for part in parts])
-    return whole.to(dtype)
+    return in_order(whole.to(dtype), order)
 
 
 class _Product(torch.autograd.Function):
@@ -86,36 +92,39 @@ class _Embedded(torch.autograd.Function):
         return None, None, None
 
 
-def normalised(states: Tensor, norm: Any, dtype: torch.dtype) -> Tensor:
-    """Return states (..., H) behind an RMS norm of the library, in `dtype`."""
-    result: Tensor = _Normalised.apply(states, norm.weight, norm.variance_epsilon, dtype)  # type: ignore[no-untyped-call]
+def normalised(states: Tensor, norm: Any, dtype: torch.dtype, order: Tensor | None = None) -> Tensor:
+    """Return states (..., H) behind an RMS norm of the library, in `dtype`; order: (H,), of its weights."""
+    result: Tensor = _Normalised.apply(states, norm.weight, norm.variance_epsilon, dtype, order)  # type: ignore[no-untyped-call]
     return result
 
 
 class _Normalised(torch.autograd.Function):
-    """x w / rms(x). With y = x / rms(x) and g the gradient: g y by w, and (g w - y mean(g w y)) / rms(x) by x."""
+    """x s w with s = 1 / rms(x). With g the gradient: g s x by w, and s g w - s^2 x mean(g s x w) by x."""
 
     @staticmethod
-    def forward(ctx: Any, states: Tensor, weight: Tensor, smallest: float, dtype: torch.dtype) -> Tensor:
+    def forward(
+        ctx: Any, states: Tensor, weight: Tensor, smallest: float, dtype: torch.dtype, order: Tensor | None
+    ) -> Tensor:
         values, size = wide(states), states.shape[-1]
         squares = torch.linalg.vector_norm(values, dim=-1, keepdim=True).square_()
         scale = squares.div_(size).add_(smallest).rsqrt_()
-        ctx.weight = weight
+        ctx.weight, ctx.order = weight, order
         ctx.save_for_backward(states, scale)
-        result: Tensor = (values * scale).to(states.dtype).mul_(weight).to(dtype)
+        result: Tensor = (values * scale).to(states.dtype).mul_(in_order(weight, order)).to(dtype)
         return result
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
         states, scale = ctx.saved_tensors
-        weight, size = wide(ctx.weight.detach()), states.shape[-1]
-        unit, by_output = wide(states) * scale, wide(gradient)
-        products = by_output * unit
-        accumulate(ctx.weight, products.flatten(0, -2).sum(dim=0))
-        means = (products @ weight).div_(-size).unsqueeze(-1)
-        result = unit.mul_(means).addcmul_(by_output, weight).mul_(scale)
-        return result.to(states.dtype), None, None, None
+        weight, values = in_order(wide(ctx.weight.detach()), ctx.order), wide(states)
+        scaled = gradient * scale if gradient.dtype == scale.dtype else wide(gradient).mul_(scale)
+        products = scaled * values
+        places = None if ctx.order is None else ctx.order.argsort()
+        accumulate(ctx.weight, in_order(products.flatten(0, -2).sum(dim=0), places))
+        means = (products @ weight).unsqueeze(-1).div_(-states.shape[-1]).mul_(scale).mul_(scale)
+        result = scaled.mul_(weight).addcmul_(values, means)
+        return result.to(states.dtype), None, None, None, None
 
 
 def gated(states: Tensor, gate: Linears, up: Linears, down: Linears) -> Tensor:
@@ -131,17 +140,30 @@ class _Gated(torch.autograd.Function):
         gates, ups = linear(states, gate.weight), linear(states, up.weight)
         ctx.save_for_backward(states, gates, ups)
         ctx.layers = gate, up, down
-        return linear(silu(gates).mul_(ups), down.weight)
+        product = torch.empty_like(ups)
+        for gate_rows, up_rows, rows in _pieces(gates, ups, product):
+            torch.mul(silu(gate_rows), up_rows, out=rows)
+        return linear(product, down.weight)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (states, gates, ups), (gate, up, down) = ctx.saved_tensors, ctx.layers
-        active = silu(gates)
-        down.accumulate(gradient, active * ups)
         by_product = gradient @ down.weight
-        by_up = active.mul_(by_product)
-        by_gate = torch.ops.aten.silu_backward(by_product.mul_(ups), gates)
+        product, by_gate, by_up = torch.empty_like(ups), torch.empty_like(gates), by_product
+        for gate_rows, up_rows, *rows in _pieces(gates, ups, product, by_gate, by_product):
+            active = silu(gate_rows)
+            torch.mul(active, up_rows, out=rows[0])
+            torch.ops.aten.silu_backward(rows[2] * up_rows, gate_rows, grad_input=rows[1])
+            rows[2].mul_(active)
+        down.accumulate(gradient, product)
         up.accumulate(by_up, states)
         gate.accumulate(by_gate, states)
         return (by_gate @ gate.weight).addmm_(by_up, up.weight), None, None, None, None, None, None
+
+
+def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Yield the rows of all tensors (N, H) that several operations read in turn: on a CPU what its caches hold."""
+    num_rows, width = tensors[0].shape
+    size = max(_PIECE_NUMBERS // width, 1) if tensors[0].device.type == "cpu" else num_rows
+    return zip(*(tensor.split(size) for tensor in tensors), strict=True)

@@ -41,6 +41,23 @@ def is_as_made(model: Any) -> bool:
     )
 
 
+def pair_order(head_size: int) -> Tensor:
+    """Return the order (D,) that puts each number of a head beside the one that it turns with, half a head apart."""
+    return torch.arange(head_size).view(2, -1).t().flatten()
+
+
+def heads_order(attention: Any) -> Tensor:
+    """Return the order of the rows of a layer's weights of queries, keys and values, in turn, by `pair_order`.
+
+    Those of values, which do not turn, keep their places.
+    """
+    parts = [len(layer.weight) for layer in (attention.q_proj, attention.k_proj, attention.v_proj)]
+    heads = torch.arange(sum(parts)).view(-1, attention.head_dim)
+    num_turning = (parts[0] + parts[1]) // attention.head_dim
+    order = torch.cat([heads[:num_turning, pair_order(attention.head_dim)], heads[num_turning:]]).flatten()
+    return order.to(attention.q_proj.weight.device)
+
+
 def rotation(rotary: Any, head_size: int, positions: Tensor) -> Tensor:
     """Return cosines + i sines (N, 1, D / 2) of a model's rotary embedding at positions (N,)."""
     probe = torch.empty(0, dtype=torch.float32, device=positions.device)

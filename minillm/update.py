@@ -91,6 +91,7 @@ class Updater:
     ) -> None:
         """Add the gradient of the weighted losses (N,) of some rows, and to `sums` the loss and the diagnostics."""
         run, fields = self._run, part.at_tokens()
+        found: dict[str, list[Tensor]] = defaultdict(list)
         student = halves[0].readout(part)
         teacher = [Readout(halves[1].head, fields.pop("teacher_hidden"))] if isinstance(part, ScoredTexts) else []
 
@@ -99,12 +100,14 @@ class Updater:
             losses = self._method.token_losses(
                 TokenBlock(logits[0], logits[1] if teacher else None, at_rows["response_ids"], at_rows)
             )
-            loss = (weights[rows] * losses.loss).sum()
-            for name, value in (("train/loss", loss.detach()), *losses.diagnostics.items()):
-                sums[name] += value.sum()
-            return loss
+            weighted = weights[rows] * losses.loss
+            for name, values in (("train/loss", weighted.detach()), *losses.diagnostics.items()):
+                found[name].append(values)
+            return weighted.sum()
 
         backward_through_head(student, teacher, block_loss, memory_mib=run.compute.loss_memory_mib)
+        for name, parts in found.items():
+            sums[name] += torch.cat(parts).sum(dtype=torch.float64)
 
     def _micro_batches(self, texts: Texts, rows: list[int]) -> Iterator[Tensor]:
         """Yield rows of similar length together; which rows share a forward pass changes no loss."""

@@ -208,6 +208,7 @@ def test_no_tensor_of_all_logits_is_ever_alive(monkeypatch: pytest.MonkeyPatch) 
     """Chunks of 5 tokens in bfloat16, blocks of 2 in float32; the head itself has 6 x 37 weights."""
     monkeypatch.setattr(heads, "_ROUND_TOKENS", 5)
     monkeypatch.setattr(heads, "_BLOCK_LOGITS", 2 * VOCABULARY)
+    monkeypatch.setattr(heads, "_LINE_BYTES", 2)
     student, teacher = (OneHead(seed, torch.bfloat16, False, None) for seed in (3, 4))
     with _LargestTensors() as seen:
         by_blocks("jsd", student, teacher, torch.bfloat16)

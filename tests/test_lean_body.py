@@ -19,6 +19,7 @@ from minillm.halves import body_of, response_states
 from minillm.lean_attention import Layout, attended, fused_attention, turned
 from minillm.lean_body import LeanBody
 from minillm.lean_parts import Linears, embedded, gated, normalised
+from minillm.llama_family import pair_order
 from minillm.packed_rows import text_columns
 from tests import tiny
 from tests.test_logprobs import ragged_texts
@@ -65,27 +66,31 @@ def layout(lengths: Tensor = LENGTHS) -> Layout:
     return Layout(columns, bias.triu_(1), torch.polar(torch.ones_like(angles), angles))
 
 
+@pytest.mark.parametrize("order", [None, torch.tensor([2, 6, 0, 1, 7, 5, 3, 4])], ids=["in turn", "mixed"])
 @pytest.mark.parametrize("bias", [False, True])
-def test_linear_layers_that_read_the_same_are_one_product(bias: bool) -> None:
+def test_linear_layers_that_read_the_same_are_one_product(bias: bool, order: Tensor | None) -> None:
     layers, states = [linear_layer(5, size, bias) for size in (4, 2, 2)], random(NUM_TOKENS, 5)
     parameters = [parameter for layer in layers for parameter in layer.parameters()]
 
     def plain() -> Tensor:
-        return torch.cat([layer(states) for layer in layers], dim=1)
+        outputs = torch.cat([layer(states) for layer in layers], dim=1)
+        return outputs if order is None else outputs[:, order]
 
-    check_same(lambda: Linears(layers, torch.float64)(states), plain, [states, *parameters])
+    check_same(lambda: Linears(layers, torch.float64, order)(states), plain, [states, *parameters])
 
 
-def test_the_norm() -> None:
+@pytest.mark.parametrize("order", [None, torch.tensor([2, 4, 0, 1, 3])], ids=["in turn", "mixed"])
+def test_the_norm(order: Tensor | None) -> None:
     class Norm:
         weight, variance_epsilon = random(5), 0.1
 
     states = random(NUM_TOKENS, 2, 5)
 
     def plain() -> Tensor:
-        return states / (states.square().mean(dim=-1, keepdim=True) + 0.1).sqrt() * Norm.weight
+        weight = Norm.weight if order is None else Norm.weight[order]
+        return states / (states.square().mean(dim=-1, keepdim=True) + 0.1).sqrt() * weight
 
-    check_same(lambda: normalised(states, Norm, torch.float64), plain, [states, Norm.weight])
+    check_same(lambda: normalised(states, Norm, torch.float64, order), plain, [states, Norm.weight])
 
 
 def test_the_gated_layer() -> None:
@@ -100,15 +105,17 @@ def test_the_gated_layer() -> None:
     check_same(lambda: gated(states, *ours), plain, [states, *(layer.weight for layer in layers)])
 
 
-def test_the_rotation_turns_numbers_that_stand_half_a_head_apart() -> None:
-    heads, rotation = random(NUM_TOKENS, 3, HEAD_SIZE), layout().rotation
+def test_the_rotation_turns_numbers_that_stand_half_a_head_apart_in_the_model() -> None:
+    heads, rotation = random(NUM_TOKENS, 5, HEAD_SIZE), layout().rotation
+    order = pair_order(HEAD_SIZE)
 
     def plain() -> Tensor:
         one, other = heads.chunk(2, dim=-1)
         cosine, sine = rotation.real, rotation.imag
-        return torch.stack([one * cosine - other * sine, one * sine + other * cosine], dim=-1).flatten(-2)
+        pairs = torch.cat([one * cosine - other * sine, one * sine + other * cosine], dim=-1)[:, :, order]
+        return torch.cat([0.3 * pairs[:, :2], pairs[:, 2:]], dim=1)
 
-    check_same(lambda: turned(heads, rotation), plain, [heads])
+    check_same(lambda: turned(heads[:, :, order], 2, rotation, 0.3), plain, [heads])
 
 
 def attended_one_by_one(queries: Tensor, keys: Tensor, values: Tensor, lengths: Tensor) -> Tensor:
@@ -129,12 +136,11 @@ def attended_one_by_one(queries: Tensor, keys: Tensor, values: Tensor, lengths: 
 @pytest.mark.parametrize("lengths", [LENGTHS, torch.tensor([3, 3, 3]), torch.tensor([9])], ids=str)
 @pytest.mark.parametrize("attention", [attended, fused_attention], ids=["plain", "fused"])
 def test_attention_stays_within_each_text(lengths: Tensor, attention: Any) -> None:
-    queries = random(NUM_TOKENS, NUM_HEADS, HEAD_SIZE)
-    keys, values = random(NUM_TOKENS, NUM_KEYS, HEAD_SIZE), random(NUM_TOKENS, NUM_KEYS, HEAD_SIZE)
+    heads, values = random(NUM_TOKENS, NUM_HEADS + NUM_KEYS, HEAD_SIZE), random(NUM_TOKENS, NUM_KEYS, HEAD_SIZE)
     check_same(
-        lambda: attention(queries, keys, values, layout(lengths)),
-        lambda: attended_one_by_one(queries, keys, values, lengths),
-        [queries, keys, values],
+        lambda: attention(heads, values, layout(lengths)),
+        lambda: attended_one_by_one(*heads.split([NUM_HEADS, NUM_KEYS], dim=1), values, lengths),
+        [heads, values],
     )
 
 

@@ -149,8 +149,18 @@ SILENT = {
     ),
     "the norm's own derivative left out": (
         "minillm/lean_parts.py",
-        "unit.mul_(means)",
-        "unit.mul_(0)",
+        "addcmul_(values, means)",
+        "clone()",
+    ),
+    "the order of heads left in the gradient": (
+        "minillm/gradients.py",
+        "in_order(outer.t() @ states, order)",
+        "outer.t() @ states",
+    ),
+    "queries scaled, their gradient not": (
+        "minillm/lean_attention.py",
+        "rotation.conj(), scaling)",
+        "rotation.conj(), 1)",
     ),
     "a layer that runs again keeps everything": (
         "minillm/lean_body.py",
