@@ -138,6 +138,7 @@ def _memory(vocabulary: int, compute: Compute, is_short: bool) -> dict[str, Any]
 def _loss(vocabulary: int, num_tokens: int, compute: Compute, loss: Callable[..., None]) -> Callable[[], None]:
     """Return the loss and its gradient for states of both models; all that it reads is made here."""
     models = [smol_model(1, compute, seed=seed, vocabulary=vocabulary) for seed in (1, 2)]
+    models[1].to(compute.dtype)  # as the pipeline keeps a teacher
     shape, generator = (num_tokens, 576), torch.Generator().manual_seed(1)
     states = [torch.randn(shape, generator=generator).to(compute.device, compute.dtype) for _ in models]
     ids = torch.randint(vocabulary, (num_tokens,), generator=generator).to(compute.device)
