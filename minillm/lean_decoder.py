@@ -21,7 +21,7 @@ from transformers.activations import SiLUActivation
 
 from minillm.decoders import Decoder
 from minillm.heads import Head, wide
-from minillm.llama_family import heads_order, pair_order, rotation
+from minillm.llama_family import heads_order, joined, pair_order, rotation
 from minillm.logprobs import position_ids
 from minillm.types import PromptBatch
 
@@ -34,8 +34,8 @@ class PackedLinear:
 
     def __init__(self, layers: Sequence[Any], order: Tensor | None = None) -> None:
         has_bias = layers[0].bias is not None
-        weight = _joined([layer.weight for layer in layers], order)
-        self._bias = _joined([layer.bias for layer in layers], order) if has_bias else None
+        weight = joined([layer.weight for layer in layers], order)
+        self._bias = joined([layer.bias for layer in layers], order) if has_bias else None
         self._is_packed = _can_pack(weight)
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, None) if self._is_packed else weight
 
@@ -64,11 +64,6 @@ class PackedLinear:
         return result
 
 
-def _joined(parts: Sequence[Tensor], order: Tensor | None) -> Tensor:
-    whole = parts[0].detach() if len(parts) == 1 else torch.cat([part.detach() for part in parts])
-    return whole if order is None else whole[order]
-
-
 def _can_pack(weight: Tensor) -> bool:
     if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
@@ -81,7 +76,7 @@ class _Norm:
     """An RMS norm; order: (H,), the weight that comes at each place."""
 
     def __init__(self, norm: Any, order: Tensor | None = None) -> None:
-        self._weight, self._smallest = _joined([norm.weight], order), norm.variance_epsilon
+        self._weight, self._smallest = joined([norm.weight], order), norm.variance_epsilon
 
     def __call__(self, states: Tensor) -> Tensor:
         """Return normalised states (..., H)."""

@@ -15,6 +15,7 @@ from torch.nn.functional import linear, silu
 
 from minillm.gradients import accumulate, accumulate_product, accumulate_rows, in_order
 from minillm.heads import wide
+from minillm.llama_family import joined
 
 _PIECE_NUMBERS = 2**19  # of each of a few tensors that several operations read in turn
 
@@ -27,8 +28,8 @@ class Linears:
 
     def __init__(self, layers: Sequence[nn.Linear], dtype: torch.dtype, order: Tensor | None = None) -> None:
         self.weights, self.biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
-        self.weight = _joined(self.weights, dtype, order)
-        self.bias = None if layers[0].bias is None else _joined(self.biases, dtype, order)
+        self.weight = joined(self.weights, order).to(dtype)
+        self.bias = None if layers[0].bias is None else joined(self.biases, order).to(dtype)
         self._places = None if order is None else order.argsort()
 
     def __call__(self, states: Tensor) -> Tensor:
@@ -44,11 +45,6 @@ class Linears:
             sums = in_order(wide(outer).sum(dim=0), self._places).split([len(weight) for weight in self.weights])
             for bias, part in zip(self.biases, sums, strict=True):
                 accumulate(bias, part)
-
-
-def _joined(parts: Sequence[Tensor], dtype: torch.dtype, order: Tensor | None) -> Tensor:
-    whole = parts[0].detach() if len(parts) == 1 else torch.cat([part.detach() for part in parts])
-    return in_order(whole.to(dtype), order)
 
 
 class _Product(torch.autograd.Function):

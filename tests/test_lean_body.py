@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from minillm import lean_body
+from minillm import lean_body, lean_parts
 from minillm.bodies import LibraryBody
 from minillm.checkpointing import recompute_layers
 from minillm.halves import body_of, response_states
@@ -93,7 +93,9 @@ def test_the_norm(order: Tensor | None) -> None:
     check_same(lambda: normalised(states, Norm, torch.float64, order), plain, [states, Norm.weight])
 
 
-def test_the_gated_layer() -> None:
+@pytest.mark.parametrize("num_numbers", [lean_parts._PIECE_NUMBERS, 14, 1], ids=["at once", "two rows", "a row"])
+def test_the_gated_layer(num_numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lean_parts, "_PIECE_NUMBERS", num_numbers)  # nine rows of seven: the last piece is smaller
     layers = [linear_layer(*size) for size in ((5, 7), (5, 7), (7, 5))]
     gate, up, down = layers
     states, ours = random(NUM_TOKENS, 5), [Linears([layer], torch.float64) for layer in layers]
