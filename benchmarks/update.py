@@ -25,7 +25,7 @@ from minillm.device import Compute
 from minillm.heads import Head, Readout, backward_through_head
 from minillm.methods import make_method
 from minillm.objective import policy_terms, surrogate_loss
-from minillm.rollout import scored_by_teacher
+from minillm.rollout import kept_logprobs, scored_by_teacher
 from minillm.stopwatch import Stopwatch
 from minillm.types import Experience
 from minillm.update import Updater
@@ -67,12 +67,15 @@ def made_up_experience(teacher: Any, compute: Compute, num_rows: int, num_tokens
     shape, generator = texts.response_ids.shape, torch.Generator().manual_seed(4)
     old = torch.full(shape, -10.8, device=compute.device)
     advantages = torch.randn(shape, generator=generator).to(compute.device)
-    return Experience(**vars(texts), **_terms(old, advantages), teacher_logprobs=old, behavior_logprobs=old)
+    head, states = Head.of(teacher, compute.dtype), texts.teacher_hidden[texts.response_mask]
+    known = kept_logprobs(head, texts, states, 1.0, compute)
+    return Experience(**vars(texts), **_terms(old, known, advantages), behavior_logprobs=old)
 
 
-def _terms(old: Tensor, advantages: Tensor) -> dict[str, Tensor]:
+def _terms(old: Tensor, known: Tensor, advantages: Tensor) -> dict[str, Tensor]:
     ones = torch.ones_like(old)
-    return {"old_logprobs": old, "advantages": advantages, "ratios": ones, "single_step_weights": ones}
+    terms = {"old_logprobs": old, "teacher_logprobs": known, "advantages": advantages}
+    return terms | {"ratios": ones, "single_step_weights": ones}
 
 
 def _times(models: tuple[Any, Any], experience: Experience, compute: Compute, num_rounds: int) -> Any:
@@ -143,7 +146,7 @@ def _loss(vocabulary: int, num_tokens: int, compute: Compute, loss: Callable[...
     states = [torch.randn(shape, generator=generator).to(compute.device, compute.dtype) for _ in models]
     ids = torch.randint(vocabulary, (num_tokens,), generator=generator).to(compute.device)
     zeros = torch.zeros(num_tokens, device=compute.device)
-    return partial(loss, models, states, ids, _terms(zeros - 10, zeros + 1), compute)
+    return partial(loss, models, states, ids, _terms(zeros - 10, zeros - 10, zeros + 1), compute)
 
 
 def _surrogate(logits: list[Tensor], ids: Tensor, terms: dict[str, Tensor]) -> Tensor:

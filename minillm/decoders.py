@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from minillm.logprobs import head_logits, position_ids
 from minillm.types import PromptBatch
@@ -102,12 +103,52 @@ class Decoder(ABC):
         """Retire the other rows from the cache."""
 
 
+class GrowingLayer(DynamicLayer):  # type: ignore[misc]  # the library has no types
+    """The library's cache of one layer, in memory for as many columns as it will ever have: growing copies nothing."""
+
+    def __init__(self, num_columns: int) -> None:
+        super().__init__()
+        self._num_columns = num_columns
+        self._memory: tuple[Tensor, ...] = ()
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Take memory for keys and values like these (B, K, n, D)."""
+        super().lazy_initialization(key_states, value_states)
+        parts = (key_states, value_states)
+        self._memory = tuple(part.new_empty(*part.shape[:2], self._num_columns, part.shape[3]) for part in parts)
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Store keys and values (B, K, n, D) and return all so far (B, K, S, D)."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        start = self.get_seq_length()
+        stop = start + key_states.shape[2]
+        for memory, part in zip(self._memory, (key_states, value_states), strict=True):
+            memory[:, :, start:stop] = part
+        self.keys, self.values = (memory[:, :, :stop] for memory in self._memory)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Retire all rows but these."""
+        if not self.is_initialized:  # it shares those of another layer
+            return
+        num_columns, self._memory = self.get_seq_length(), tuple(memory[indices] for memory in self._memory)
+        self.keys, self.values = (memory[:, :, :num_columns] for memory in self._memory)
+
+
+def growing_cache(config: Any, num_columns: int) -> DynamicCache:
+    """Return a cache for a model; layers that keep anything but all keys and values are as the library makes them."""
+    cache = DynamicCache(config=config)
+    cache.layers = [GrowingLayer(num_columns) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
+
+
 class GenericDecoder(Decoder):
     """Any causal language model of transformers."""
 
-    def __init__(self, model: Any, prompts: PromptBatch, kept: Tensor | None = None) -> None:
+    def __init__(self, model: Any, prompts: PromptBatch, num_tokens: int, kept: Tensor | None = None) -> None:
         super().__init__(prompts, kept)
-        self._model, self._cache = model, DynamicCache(config=model.config)
+        self._model, self._cache = model, growing_cache(model.config, prompts.prompt_ids.shape[1] + num_tokens)
 
     def _forward(self, token_ids: Tensor, mask: Tensor) -> Tensor:
         output = self._model.base_model(

@@ -5,6 +5,7 @@ Each is at least 0, 0 only between equal distributions, and differentiable throu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from minillm.logprobs import mixture_logprobs
+from minillm.logprobs import mixture_logprobs, token_logprobs
 
 Divergence = Callable[[Tensor, Tensor], Tensor]
 
@@ -46,36 +47,55 @@ def kl(first_logprobs: Tensor, second_logprobs: Tensor) -> Tensor:
 
 
 class _SampledTerms(torch.autograd.Function):
-    """log p(token) and KL(p || q) of logits; with d = log p - log q, the KL's derivative by them is p (d - KL)."""
+    """log p(token) and KL(p || q) of logits s and t.
+
+    With d = s - t, which is log p - log q but for a constant: E_p d is the KL but for that constant, which the token
+    tells, and the derivative of the KL by s is p (d - E_p d).
+    """
 
     @staticmethod
-    def forward(ctx: Any, student_logits: Tensor, teacher_logits: Tensor, token_ids: Tensor) -> tuple[Tensor, Tensor]:
-        student = student_logits.log_softmax(dim=-1)
-        places = token_ids.unsqueeze(-1)
-        logprobs = student.gather(-1, places).squeeze(-1)
-        teacher = teacher_logits.log_softmax(dim=-1)
-        differences = torch.sub(student, teacher, out=teacher)
-        probabilities = student.exp_()
-        divergence = torch.linalg.vecdot(probabilities, differences)
-        ctx.save_for_backward(probabilities, differences, divergence, places)
-        return logprobs, divergence
+    def forward(
+        ctx: Any, student_logits: Tensor, teacher_logits: Tensor, token_ids: Tensor, teacher_logprobs: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        probabilities, places = student_logits.softmax(dim=-1), token_ids.unsqueeze(-1)
+        logprobs = _chosen_logprobs(student_logits, probabilities, token_ids)
+        differences = student_logits - teacher_logits
+        constants = differences.gather(-1, places).squeeze(-1) - (logprobs - teacher_logprobs)
+        terms = differences.mul_(probabilities)
+        means = terms.sum(dim=-1)
+        ctx.save_for_backward(probabilities, terms, means, places)
+        return logprobs, means - constants
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, by_logprobs: Tensor, by_divergence: Tensor) -> tuple[Tensor, None, None]:
-        probabilities, differences, divergence, places = ctx.saved_tensors
-        shift = (-by_divergence * divergence - by_logprobs).unsqueeze(-1)
-        gradient = (differences * by_divergence.unsqueeze(-1)).add_(shift).mul_(probabilities)
-        return gradient.scatter_add_(-1, places, by_logprobs.unsqueeze(-1)), None, None
+    def backward(ctx: Any, by_logprobs: Tensor, by_divergence: Tensor) -> tuple[Tensor, None, None, None]:
+        probabilities, terms, means, places = ctx.saved_tensors
+        shift = (-by_divergence * means - by_logprobs).unsqueeze(-1)
+        gradient = (terms * by_divergence.unsqueeze(-1)).addcmul_(probabilities, shift)
+        return gradient.scatter_add_(-1, places, by_logprobs.unsqueeze(-1)), None, None, None
 
 
-def sampled_terms(student_logits: Tensor, teacher_logits: Tensor, token_ids: Tensor) -> tuple[Tensor, Tensor]:
+def _chosen_logprobs(logits: Tensor, probabilities: Tensor, token_ids: Tensor) -> Tensor:
+    """Return the log-probability (...) of each token, also where its probability is too small for a number."""
+    logprobs = probabilities.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1).log()
+    smallest = math.log(torch.finfo(logits.dtype).tiny)
+    is_lost = logprobs <= smallest
+    if is_lost.any():
+        logprobs[is_lost] = token_logprobs(logits[is_lost], token_ids[is_lost])
+    return logprobs
+
+
+def sampled_terms(
+    student_logits: Tensor, teacher_logits: Tensor, token_ids: Tensor, teacher_logprobs: Tensor
+) -> tuple[Tensor, Tensor]:
     """Return the student's log-probability (...) of each token, and KL(student || teacher) (...), from logits (..., V).
 
-    `token_logprobs` and `reverse_kl` in two thirds of their time; no gradient reaches the teacher.
+    `token_logprobs` and `reverse_kl` in half of their time; no gradient reaches the teacher.
+    teacher_logprobs: (...), the teacher's of the tokens under these logits: only the KL's value takes them, as what
+    the teacher's logits lack to log-probabilities.
     """
     result: tuple[Tensor, Tensor] = _SampledTerms.apply(  # type: ignore[no-untyped-call]
-        student_logits, teacher_logits.detach(), token_ids
+        student_logits, teacher_logits.detach(), token_ids, teacher_logprobs
     )
     return result
 

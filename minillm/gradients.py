@@ -7,12 +7,25 @@ Shapes: N rows of a product, H their width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 _PIECE_ROWS = 4096  # of a gradient that are made at a time in another type of numbers
+_KEPT = "minillm_kept_gradient"  # attribute of a parameter whose gradients are made here: None while one is in use
+
+
+def put_away(parameters: Iterable[Tensor]) -> None:
+    """Take the gradients off; the memory of those that were made here serves the parameters' next ones.
+
+    Given back, the system would clear every page of a large one again.
+    """
+    for parameter in parameters:
+        if _KEPT in vars(parameter):
+            setattr(parameter, _KEPT, parameter.grad)
+        parameter.grad = None
 
 
 def accumulate(parameter: Tensor, gradient: Tensor) -> None:
@@ -20,7 +33,7 @@ def accumulate(parameter: Tensor, gradient: Tensor) -> None:
     if not parameter.requires_grad:
         return
     if parameter.grad is None:
-        parameter.grad = gradient.to(parameter.dtype)
+        _new_gradient(parameter).copy_(gradient)
     else:
         parameter.grad += gradient
 
@@ -54,21 +67,30 @@ def accumulate_product(
 def accumulate_rows(parameter: Tensor, rows: Tensor, gradient: Tensor) -> None:
     """Add gradients (N, H) to rows (N,) of the parameter's, if it is trained."""
     if parameter.requires_grad:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-        parameter.grad.index_add_(0, rows, gradient.to(parameter.dtype))
+        whole = _new_gradient(parameter).zero_() if parameter.grad is None else parameter.grad
+        whole.index_add_(0, rows, gradient.to(parameter.dtype))
 
 
 def _accumulate_one(parameter: Tensor, outer: Tensor, states: Tensor) -> None:
     if not parameter.requires_grad:
         return
     is_new = parameter.grad is None
-    if parameter.grad is None:
-        parameter.grad = torch.empty_like(parameter)
+    gradient = _new_gradient(parameter) if parameter.grad is None else parameter.grad
     if parameter.dtype == outer.dtype:
-        parameter.grad.addmm_(outer, states, beta=0 if is_new else 1)
+        gradient.addmm_(outer, states, beta=0 if is_new else 1)
         return
     for start in range(0, len(outer), _PIECE_ROWS):
-        piece = parameter.grad[start : start + _PIECE_ROWS]
+        piece = gradient[start : start + _PIECE_ROWS]
         product = outer[start : start + _PIECE_ROWS] @ states
         piece.copy_(product) if is_new else piece.add_(product)
+
+
+def _new_gradient(parameter: Tensor) -> Tensor:
+    """Give the parameter a gradient, whose numbers mean nothing yet, and return it."""
+    kept: Any = getattr(parameter, _KEPT, None)
+    kind = parameter.shape, parameter.dtype, parameter.device
+    fits = kept is not None and (kept.shape, kept.dtype, kept.device) == kind
+    gradient: Tensor = kept if fits else torch.empty_like(parameter)
+    setattr(parameter, _KEPT, None)
+    parameter.grad = gradient
+    return gradient

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from minillm.gradients import accumulate, accumulate_product
+from minillm.spare_memory import lent
 
 _BLOCK_LOGITS = 2**20  # float32 numbers of a block on a CPU: 4 MiB, so that a few of its size fit the caches
 _PIECE_LOGITS = 2048  # of the vocabulary, a product on a CPU: with more, the library falls behind by a seventh
@@ -239,21 +240,23 @@ def _chunks(readouts: Sequence[Readout], memory_mib: int) -> Iterator[tuple[int,
     """Yield the first token of each chunk and its projections, one a readout."""
     num_tokens, heads = len(readouts[0].states), [readout.head for readout in readouts]
     size = _chunk_size(num_tokens, sum(len(head.weight) * head.weight.element_size() for head in heads), memory_mib)
-    # The same memory for every chunk: handing out new pages takes the system as long as the product itself.
-    buffers = [_buffer(head.weight, min(size, num_tokens)) for head in heads]
-    for start in range(0, num_tokens, max(size, 1)):
-        pairs = zip(readouts, buffers, strict=True)
-        yield start, [readout.head.projected(readout.states[start : start + size], out) for readout, out in pairs]
+    with ExitStack() as stack:  # the same memory for every chunk
+        buffers = [stack.enter_context(_lent(head.weight, min(size, num_tokens))) for head in heads]
+        for start in range(0, num_tokens, max(size, 1)):
+            pairs = zip(readouts, buffers, strict=True)
+            yield start, [readout.head.projected(readout.states[start : start + size], out) for readout, out in pairs]
 
 
-def _buffer(weight: Tensor, num_tokens: int) -> Tensor:
-    """Return memory for logits (N, V), whose rows do not begin at the same place of a CPU's caches.
+@contextmanager
+def _lent(weight: Tensor, num_tokens: int) -> Iterator[Tensor]:
+    """Lend memory for logits (N, V), whose rows do not begin at the same place of a CPU's caches.
 
     They would where V is a multiple of a large power of two, and products that read a column of them would be slower.
     """
     line = _LINE_BYTES // weight.element_size()
     num_lines = math.ceil(len(weight) / line) | 1
-    return weight.new_empty(num_tokens, num_lines * line)[:, : len(weight)]
+    with lent((num_tokens, num_lines * line), weight) as rows:
+        yield rows[:, : len(weight)]
 
 
 def _chunk_size(num_tokens: int, bytes_per_token: int, memory_mib: int) -> int:

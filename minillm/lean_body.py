@@ -27,8 +27,8 @@ from minillm.packed_rows import text_columns
 
 
 def is_supported(model: Any) -> bool:
-    """Return whether the model is of the family, as the library makes it, and of what we have derivatives of."""
-    if not llama_family.is_supported(model) or not llama_family.is_as_made(model):
+    """Return whether the model is of the family and of what we have derivatives of."""
+    if not llama_family.is_supported(model):
         return False
     parts = [layer.mlp for layer in model.model.layers]
     linears = [linear for part in parts for linear in (part.gate_proj, part.up_proj, part.down_proj)]

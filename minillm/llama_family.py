@@ -20,13 +20,14 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 
 def is_supported(model: Any) -> bool:
-    """Return whether the model is of the family, in one type of numbers, and looks at all earlier tokens."""
+    """Return whether the model is of the family, as the library makes it, and looks at all earlier tokens."""
     kinds = getattr(model.config, "layer_types", None) or []
     dtypes = {parameter.dtype for parameter in model.parameters()}
-    return type(model) in _FAMILY and all(kind == "full_attention" for kind in kinds) and len(dtypes) == 1
+    looks_at_all = all(kind == "full_attention" for kind in kinds)
+    return type(model) in _FAMILY and looks_at_all and len(dtypes) == 1 and _is_as_made(model)
 
 
-def is_as_made(model: Any) -> bool:
+def _is_as_made(model: Any) -> bool:
     """Return whether nothing was put into the model's body that its own code would run and ours would not."""
     body, table, modules = model.model, model.model.embed_tokens, list(model.model.modules())
     kinds = {type(model).__module__, *_LIBRARY_MODULES}

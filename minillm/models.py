@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from minillm.embedded import load_embedded_model
 from minillm.errors import UserError
-from minillm.heads import use_own_head
-from minillm.logprobs import head_logits
 from minillm.model_directory import Source, check_location
+from minillm.probes import check_causal, check_decoding, choose_head
 from minillm.tokenizers import explained, loading_options
 
-_log = logging.getLogger(__name__)
 # On CPUs the backward pass of fused attention over short masked sequences is slower than the plain products.
 _ATTENTION = {"cpu": "eager", "cuda": "sdpa"}
-_NUM_PROBE_TOKENS = 4
-_LARGE_LOGIT = 100.0  # trained models reach it, and every known cap is below
-_HEAD_TOLERANCE = 1e-2  # of the largest logit; bfloat16 heads round differently by less, a transform changes far more
 
 
 def load_model(source: Source, location: str, revision: str, dtype: torch.dtype, device: torch.device) -> Any:
@@ -36,6 +28,7 @@ def load_model(source: Source, location: str, revision: str, dtype: torch.dtype,
     model = _complete_model(source, location, revision, options).to(device).eval()
     check_causal(model, location)
     choose_head(model, location)
+    check_decoding(model, location)
     return model
 
 
@@ -58,70 +51,6 @@ def _complete_model(source: Source, location: str, revision: str, options: dict[
     if absent:
         raise UserError(f"{location}: {len(absent)} tensors are missing or of another shape, the first: {absent[0]}")
     return model
-
-
-@torch.no_grad()
-def choose_head(model: Any, location: str) -> None:
-    """Leave a model whose logits `Head` cannot make, for a transform that it does not know, to its own code.
-
-    A warning says so. UserError when that code asks for more than the last states: every loss would be wrong.
-    """
-    ids = torch.arange(_NUM_PROBE_TOKENS, device=next(model.parameters()).device)[None]
-    logits, states = model(input_ids=ids).logits.float(), model.base_model(input_ids=ids).last_hidden_state
-    large = states * (_LARGE_LOGIT / logits.abs().max().clamp(min=1e-6)).to(states.dtype)  # where a cap shows
-    own, own_of_large = (_made_logits(model, part, states.shape[-1]) for part in (states, large))
-    linear, linear_of_large = (_made_logits(model, part, None) for part in (states, large))
-    is_own = _agree(own, logits)
-    if _agree(linear, logits) and (not is_own or _agree(linear_of_large, own_of_large)):
-        return
-    if not is_own:
-        raise UserError(
-            f"{location}: {type(model).__name__} makes its logits in a way that is not supported: neither its linear"
-            " head nor its own code makes them from its last states alone"
-        )
-    use_own_head(model, states.shape[-1])
-    _warn_of_own_head(type(model).__name__)
-
-
-def _made_logits(model: Any, states: Tensor, own_size: int | None) -> Tensor | None:
-    """Return the logits that the model's own head or (None) the linear one makes of states; None if it cannot."""
-    use_own_head(model, own_size)
-    try:
-        return head_logits(model, states)
-    except Exception:  # whatever a model's code may raise, or a product of sizes that do not fit
-        return None
-    finally:
-        use_own_head(model, None)
-
-
-def _agree(ours: Tensor | None, logits: Tensor | None) -> bool:
-    if ours is None or logits is None or ours.shape != logits.shape:
-        return False
-    return bool((ours - logits).abs().max() <= _HEAD_TOLERANCE * logits.abs().max())
-
-
-@torch.no_grad()
-def check_causal(model: Any, location: str) -> None:
-    """Raise UserError when the model cannot run, its logits are not finite, or they change with a later token."""
-    ids = torch.arange(_NUM_PROBE_TOKENS, device=next(model.parameters()).device)[None]
-    changed = ids.clone()
-    changed[:, -1] = 0
-    try:
-        before, after = (model(input_ids=row).logits[:, :-1].float() for row in (ids, changed))
-    except Exception as error:  # whatever a model's code may raise
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(
-            f"{location}: {type(model).__name__} fails to read a text of {ids.numel()} tokens: {reason}"
-        ) from error
-    if not before.isfinite().all():
-        raise UserError(f"{location}: {type(model).__name__} gives logits that are not finite; are its weights?")
-    if not _agree(before, after):
-        raise UserError(f"{location}: {type(model).__name__} is no causal language model: a token sees those behind it")
-
-
-@cache
-def _warn_of_own_head(kind: str) -> None:
-    _log.warning("%s transforms its logits in a way of its own: its code makes them, unfused and slower", kind)
 
 
 def check_context(model: Any, num_tokens: int, what: str) -> None:

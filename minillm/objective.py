@@ -25,6 +25,7 @@ class PolicyTerms:
     """The fields of an Experience at the N sampled tokens, (N,), detached."""
 
     old_logprobs: Tensor
+    teacher_logprobs: Tensor
     advantages: Tensor
     ratios: Tensor
     single_step_weights: Tensor
@@ -51,7 +52,7 @@ def surrogate_loss(
     policy_t = max(-A ratio, -A clip(ratio, 1 - clip_low, 1 + clip_high)) with ratio = student / old student, times
     rho_t under `per_token` importance.
     """
-    logprobs, divergence = sampled_terms(student_logits, teacher_logits, token_ids)
+    logprobs, divergence = sampled_terms(student_logits, teacher_logits, token_ids, terms.teacher_logprobs)
     log_ratio = logprobs - terms.old_logprobs
     ratio = log_ratio.clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO).exp() * terms.ratios
     unclipped = -terms.advantages * ratio

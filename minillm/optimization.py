@@ -11,6 +11,7 @@ from torch import Tensor
 
 from minillm.errors import NonFiniteError
 from minillm.failpoints import failpoint
+from minillm.gradients import put_away
 
 _DIVISOR = "grad_scale"  # of gradients: a fused optimizer reads it from itself, and divides where it reads them anyway
 
@@ -38,7 +39,7 @@ def optimizer_step(
     failpoint("optimizer.before_step")
     optimizer.step()
     failpoint("optimizer.after_step")
-    optimizer.zero_grad(set_to_none=True)
+    put_away(model.parameters())
     return float(norm)
 
 

@@ -189,7 +189,7 @@ def _reader(teacher: Any, prompts: PromptBatch, response_ids: Tensor, states: Te
 def _decoder(model: Any, prompts: PromptBatch, num_tokens: int, kept: Tensor | None = None) -> Decoder:
     if isinstance(model, LeanModel):
         return LeanDecoder(model, prompts, num_tokens, kept)
-    return GenericDecoder(model, prompts, kept)
+    return GenericDecoder(model, prompts, num_tokens, kept)
 
 
 def _likeliest(logits: Tensor) -> Tensor:

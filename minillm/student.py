@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from minillm.errors import UserError
 from minillm.logprobs import position_ids
 from minillm.model_directory import check_num_layers
-from minillm.models import choose_head
+from minillm.probes import choose_head
 
 
 @torch.no_grad()

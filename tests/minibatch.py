@@ -58,8 +58,8 @@ def rollout_of(models: Actors, temperature: float = 1.0) -> Rollout:
     )
 
 
-def experience_of(models: Actors) -> Experience:
-    rollout = rollout_of(models)
+def experience_of(models: Actors, temperature: float = 1.0) -> Experience:
+    rollout = rollout_of(models, temperature)
     # Responses of random models rarely end: cut some, so that lengths are ragged.
     mask = rollout.response_mask.clone()
     for row, length in enumerate((9, 2, 5, 1, 9, 7)):

@@ -62,7 +62,7 @@ def test_a_decoder_still_reads_every_token_once(make_model: Any) -> None:
 
     model.base_model.register_forward_pre_hook(note, with_kwargs=True)
     prompts = PromptBatch(torch.tensor([[3, 4, 5]]), torch.ones(1, 3, dtype=torch.bool), [0])
-    decoder, ids = GenericDecoder(model, prompts), [3, 4, 5]
+    decoder, ids = GenericDecoder(model, prompts, 3), [3, 4, 5]
     for token in (6, 7):
         decoder.next_logits()
         decoder.append(torch.tensor([[token]]))

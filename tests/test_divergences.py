@@ -21,6 +21,7 @@ from minillm.divergences import (
     skewed_reverse_kl,
     total_variation,
 )
+from minillm.logprobs import token_logprobs
 
 FAMILY = {
     "forward_kl": {},
@@ -148,12 +149,16 @@ def test_probabilities_that_underflow_leave_value_and_gradient_finite(name: str,
 
 def test_the_terms_of_a_sampled_token_are_their_definitions_and_have_their_slopes() -> None:
     ids = torch.tensor([3, 0, 5, 3])
-    logprobs, divergence = sampled_terms(STUDENT, TEACHER, ids)
+    known = token_logprobs(TEACHER, ids)
+    logprobs, divergence = sampled_terms(STUDENT, TEACHER, ids, known)
     own = [math.log(row[token]) for row, token in zip(STUDENT.softmax(-1).tolist(), ids.tolist(), strict=True)]
     assert torch.allclose(logprobs, torch.tensor(own, dtype=torch.float64), rtol=0, atol=1e-13)
     assert torch.allclose(divergence, plain(kl), rtol=0, atol=1e-13)
     student = STUDENT.clone().requires_grad_()
-    assert torch.autograd.gradcheck(lambda values: sampled_terms(values, TEACHER, ids), (student,), atol=1e-8)
+    assert torch.autograd.gradcheck(lambda values: sampled_terms(values, TEACHER, ids, known), (student,), atol=1e-8)
+    for shift in (-100.0, 40.0):  # logits shifted: the same distributions
+        shifted = sampled_terms(STUDENT + shift, TEACHER - shift / 2, ids, known)
+        assert torch.allclose(torch.stack(shifted), torch.stack([logprobs, divergence]), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("ruled_out", ["student", "teacher", "both"])
@@ -163,9 +168,13 @@ def test_the_terms_of_a_sampled_token_stay_finite_where_probabilities_underflow(
         if ruled_out in (label, "both"):
             values[:, 0] = -1e4
     student.requires_grad_()
-    value = sum(term.sum() for term in sampled_terms(student, teacher, torch.tensor([0, 1, 2, 3])))
-    (gradient,) = torch.autograd.grad(value, student)
-    assert bool(torch.isfinite(value)) and bool(torch.isfinite(gradient).all())
+    ids = torch.tensor([0, 1, 2, 3])
+    logprobs, divergence = sampled_terms(student, teacher, ids, token_logprobs(teacher, ids))
+    (gradient,) = torch.autograd.grad((logprobs + divergence).sum(), student)
+    assert bool(torch.isfinite(gradient).all())
+    assert torch.allclose(logprobs, token_logprobs(student.double(), ids).float(), rtol=1e-6, atol=1e-5)
+    exact = reverse_kl(student.double(), teacher.double()).float()
+    assert torch.allclose(divergence, exact, rtol=1e-5, atol=1e-2 if ruled_out != "none" else 1e-5)
 
 
 @pytest.mark.parametrize("small", [1e-4, 1e-6])

@@ -29,7 +29,7 @@ def losses_at(log_ratio: float, advantage: float) -> tuple[torch.Tensor, torch.T
     ids = torch.arange(NUM_TOKENS)
     now = logits.detach().log_softmax(-1).gather(-1, ids[:, None]).squeeze(-1)
     ones = torch.ones(NUM_TOKENS)
-    terms = PolicyTerms(now - log_ratio, advantage * ones, ones, ones)
+    terms = PolicyTerms(now - log_ratio, now, advantage * ones, ones, ones)
     settings = {"clip_low": 0.2, "clip_high": 0.2, "single_step_weight": 0.0, "entropy_weight": 0.0}
     losses = surrogate_loss(logits, logits.detach(), ids, terms, **settings)
     losses.loss.sum().backward()

@@ -65,7 +65,7 @@ def all_logits(decoder: Any) -> list[Tensor]:
 def test_logits_are_the_models(make_model: Any, soft_cap: float | None) -> None:
     model = random_model(make_model)
     model.config.final_logit_softcapping = soft_cap
-    lean, generic = LeanDecoder(LeanModel(model), prompts(), len(PASSES)), GenericDecoder(model, prompts())
+    lean, generic = LeanDecoder(LeanModel(model), prompts(), len(PASSES)), GenericDecoder(model, prompts(), len(PASSES))
     for produced, expected in zip(all_logits(lean), all_logits(generic), strict=True):
         assert float((produced - expected).abs().max()) < 2e-5 < float(expected.std())
 
@@ -75,9 +75,12 @@ def test_in_bfloat16_logits_are_as_near_the_exact_ones_as_the_models_own(make_mo
     exact = random_model(make_model)
     rounded = copy.deepcopy(exact).bfloat16()
     exact.load_state_dict(rounded.state_dict())
-    wanted = all_logits(GenericDecoder(exact, prompts()))
+    wanted = all_logits(GenericDecoder(exact, prompts(), len(PASSES)))
     errors = []
-    for decoder in (LeanDecoder(LeanModel(rounded), prompts(), len(PASSES)), GenericDecoder(rounded, prompts())):
+    for decoder in (
+        LeanDecoder(LeanModel(rounded), prompts(), len(PASSES)),
+        GenericDecoder(rounded, prompts(), len(PASSES)),
+    ):
         differences = [(a - b).square().mean() for a, b in zip(all_logits(decoder), wanted, strict=True)]
         errors.append(float(torch.stack(differences).mean().sqrt()))
     assert 0 < errors[0] < 1.1 * errors[1]
@@ -119,7 +122,7 @@ def test_the_decoder_reads_the_weights_of_its_making() -> None:
     with torch.no_grad():
         model.model.layers[0].mlp.up_proj.weight.mul_(1.5)
     after = all_logits(LeanDecoder(LeanModel(model), prompts(), len(PASSES)))
-    expected = all_logits(GenericDecoder(model, prompts()))
+    expected = all_logits(GenericDecoder(model, prompts(), len(PASSES)))
     assert float((after[0] - expected[0]).abs().max()) < 2e-5 < float((before[0] - expected[0]).abs().max())
 
 

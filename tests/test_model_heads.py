@@ -15,11 +15,14 @@ from transformers import (
     GraniteMoeForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
 )
 
 from minillm.errors import UserError
 from minillm.logprobs import head_logits
-from minillm.models import _warn_of_own_head, check_causal, choose_head, load_saved, save_model
+from minillm.models import load_saved, save_model
+from minillm.probes import _warn_of_own_head, check_causal, check_decoding, choose_head
 from tests import tiny
 from tests.saved_model import WORDS, save_tiny, word_tokenizer
 
@@ -101,6 +104,33 @@ def test_a_model_whose_code_fails_is_one_line() -> None:
     model = Failing(tiny.tiny_llama(1).config)
     with pytest.raises(UserError, match=r"here: Failing fails to read a text of 4 tokens: no such layer$"):
         check_causal(model, "here")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("make_model", tiny.ARCHITECTURES.values(), ids=tiny.ARCHITECTURES.keys())
+def test_every_family_of_the_tests_decodes_as_it_reads(make_model: Any, dtype: torch.dtype) -> None:
+    check_decoding(make_model(1).to(dtype), "here")
+
+
+class Uncached(LlamaForCausalLM):
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.model.register_forward_pre_hook(self._refuse, with_kwargs=True)
+
+    def _refuse(self, _: Any, given: Any, named: Any) -> None:
+        if named.get("cache") is not None:
+            raise RuntimeError("no cache here\nmore")
+
+
+def test_a_model_whose_state_is_no_cache_of_ours_is_refused() -> None:
+    model = MambaForCausalLM(MambaConfig(vocab_size=tiny.NUM_TOKENS, hidden_size=16, num_hidden_layers=1)).eval()
+    with pytest.raises(UserError, match=r"^here: MambaForCausalLM cannot be decoded: in two pieces with a cache"):
+        check_decoding(model, "here")
+
+
+def test_a_model_that_fails_with_a_cache_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^here: Uncached cannot be decoded: it fails .* with a cache: no cache here$"):
+        check_decoding(Uncached(tiny.tiny_llama(1).config), "here")
 
 
 def test_weights_that_are_not_finite_are_told(tmp_path: Path) -> None:

@@ -180,7 +180,9 @@ def test_clipping_is_the_pessimistic_bound(advantage: float, ratio: float, expec
     logits = torch.zeros(1, 2, dtype=torch.float64)
     old = torch.log(torch.tensor([0.5 / ratio], dtype=torch.float64))
     one = torch.ones(1, dtype=torch.float64)
-    terms = PolicyTerms(old_logprobs=old, advantages=advantage * one, ratios=one, single_step_weights=one)
+    terms = PolicyTerms(
+        old_logprobs=old, teacher_logprobs=old, advantages=advantage * one, ratios=one, single_step_weights=one
+    )
     losses = surrogate_loss(
         logits,
         logits,

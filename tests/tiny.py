@@ -23,7 +23,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from minillm.models import choose_head
+from minillm.probes import choose_head
 
 NUM_TOKENS = 300  # more than one block of the two-level draw
 END_ID = 0
