@@ -121,10 +121,10 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]  # the library has no ty
         """Store keys and values (B, K, n, D) and return all so far (B, K, S, D)."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        start = self.get_seq_length()
-        stop = start + key_states.shape[2]
+        start, num_new = self.get_seq_length(), key_states.shape[2]
+        stop = start + num_new
         for memory, part in zip(self._memory, (key_states, value_states), strict=True):
-            memory[:, :, start:stop] = part
+            memory.narrow(2, start, num_new).copy_(part)
         self.keys, self.values = (memory[:, :, :stop] for memory in self._memory)
         return self.keys, self.values
 

@@ -18,6 +18,8 @@ from minillm.logprobs import mixture_logprobs, token_logprobs
 
 Divergence = Callable[[Tensor, Tensor], Tensor]
 
+_LARGE_CONSTANT = 4.0  # in nats: a smaller one costs less than what log-probabilities of 10 nats are rounded by
+
 
 class _Kl(torch.autograd.Function):
     """The sum of p (log p - log q) with its derivatives p (log p - log q + 1) and -p by log p and log q."""
@@ -50,7 +52,7 @@ class _SampledTerms(torch.autograd.Function):
     """log p(token) and KL(p || q) of logits s and t.
 
     With d = s - t, which is log p - log q but for a constant: E_p d is the KL but for that constant, which the token
-    tells, and the derivative of the KL by s is p (d - E_p d).
+    tells, and the derivative of the KL by s is p (d - E_p d). A large constant would take digits from what is left.
     """
 
     @staticmethod
@@ -59,8 +61,8 @@ class _SampledTerms(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         probabilities, places = student_logits.softmax(dim=-1), token_ids.unsqueeze(-1)
         logprobs = _chosen_logprobs(student_logits, probabilities, token_ids)
-        differences = student_logits - teacher_logits
-        constants = differences.gather(-1, places).squeeze(-1) - (logprobs - teacher_logprobs)
+        logits, known = (student_logits, teacher_logits), (logprobs, teacher_logprobs)
+        differences, constants = _differences(logits, known, places)
         terms = differences.mul_(probabilities)
         means = terms.sum(dim=-1)
         ctx.save_for_backward(probabilities, terms, means, places)
@@ -73,6 +75,25 @@ class _SampledTerms(torch.autograd.Function):
         shift = (-by_divergence * means - by_logprobs).unsqueeze(-1)
         gradient = (terms * by_divergence.unsqueeze(-1)).addcmul_(probabilities, shift)
         return gradient.scatter_add_(-1, places, by_logprobs.unsqueeze(-1)), None, None, None
+
+
+def _differences(
+    logits: tuple[Tensor, Tensor], logprobs: tuple[Tensor, Tensor], places: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return s - t (..., V) of two models, and the constants (...) by which they are more than log p - log q.
+
+    logits: (..., V). logprobs: (...), of the tokens at places (..., 1), which tell the constants. Large ones are taken
+    off each model's logits before, where they are numbers of about one size.
+    """
+    log_ratios = logprobs[0] - logprobs[1]
+    differences = logits[0] - logits[1]
+    constants = differences.gather(-1, places).squeeze(-1) - log_ratios
+    if (constants.abs() > _LARGE_CONSTANT).any():
+        pairs = zip(logits, logprobs, strict=True)
+        own, other = (part - (part.gather(-1, places) - known.unsqueeze(-1)) for part, known in pairs)
+        differences = own - other
+        constants = differences.gather(-1, places).squeeze(-1) - log_ratios
+    return differences, constants
 
 
 def _chosen_logprobs(logits: Tensor, probabilities: Tensor, token_ids: Tensor) -> Tensor:

@@ -8,23 +8,24 @@ Shapes: N rows of a product, H their width.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 _PIECE_ROWS = 4096  # of a gradient that are made at a time in another type of numbers
-_KEPT = "minillm_kept_gradient"  # attribute of a parameter whose gradients are made here: None while one is in use
+_MADE = "minillm_made_gradient"  # attribute of a parameter: the address of the gradient that was made here
+_KEPT = "minillm_kept_gradient"  # attribute of a parameter: memory for its next gradient
 
 
 def put_away(parameters: Iterable[Tensor]) -> None:
-    """Take the gradients off; the memory of those that were made here serves the parameters' next ones.
+    """Take the gradients off; on a CPU, the memory of those that were made here serves the parameters' next ones.
 
     Given back, the system would clear every page of a large one again.
     """
     for parameter in parameters:
-        if _KEPT in vars(parameter):
-            setattr(parameter, _KEPT, parameter.grad)
+        gradient, made = parameter.grad, vars(parameter).pop(_MADE, None)
+        if gradient is not None and gradient.data_ptr() == made and gradient.device.type == "cpu":
+            setattr(parameter, _KEPT, gradient)
         parameter.grad = None
 
 
@@ -87,10 +88,10 @@ def _accumulate_one(parameter: Tensor, outer: Tensor, states: Tensor) -> None:
 
 def _new_gradient(parameter: Tensor) -> Tensor:
     """Give the parameter a gradient, whose numbers mean nothing yet, and return it."""
-    kept: Any = getattr(parameter, _KEPT, None)
+    kept = vars(parameter).pop(_KEPT, None)
     kind = parameter.shape, parameter.dtype, parameter.device
     fits = kept is not None and (kept.shape, kept.dtype, kept.device) == kind
     gradient: Tensor = kept if fits else torch.empty_like(parameter)
-    setattr(parameter, _KEPT, None)
+    setattr(parameter, _MADE, gradient.data_ptr())
     parameter.grad = gradient
     return gradient

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -227,7 +227,7 @@ def backward_through_head(
 def logit_blocks(readouts: Sequence[Readout], *, memory_mib: int) -> Iterator[tuple[slice, list[Tensor]]]:
     """Yield rows and their logits (n, V), one tensor a readout, until every row was there.
 
-    The logits may be overwritten by the next ones.
+    The logits are good until the next ones are asked for, or the end.
     """
     for start, chunks in _chunks(readouts, memory_mib):
         for rows in _blocks(chunks[0]):
@@ -240,23 +240,23 @@ def _chunks(readouts: Sequence[Readout], memory_mib: int) -> Iterator[tuple[int,
     """Yield the first token of each chunk and its projections, one a readout."""
     num_tokens, heads = len(readouts[0].states), [readout.head for readout in readouts]
     size = _chunk_size(num_tokens, sum(len(head.weight) * head.weight.element_size() for head in heads), memory_mib)
-    with ExitStack() as stack:  # the same memory for every chunk
-        buffers = [stack.enter_context(_lent(head.weight, min(size, num_tokens))) for head in heads]
+    with _lent([head.weight for head in heads], min(size, num_tokens)) as buffers:  # the same for every chunk
         for start in range(0, num_tokens, max(size, 1)):
             pairs = zip(readouts, buffers, strict=True)
             yield start, [readout.head.projected(readout.states[start : start + size], out) for readout, out in pairs]
 
 
 @contextmanager
-def _lent(weight: Tensor, num_tokens: int) -> Iterator[Tensor]:
-    """Lend memory for logits (N, V), whose rows do not begin at the same place of a CPU's caches.
+def _lent(weights: Sequence[Tensor], num_tokens: int) -> Iterator[list[Tensor]]:
+    """Lend memory for logits (N, V) of each head, whose rows do not begin at the same place of a CPU's caches.
 
     They would where V is a multiple of a large power of two, and products that read a column of them would be slower.
     """
-    line = _LINE_BYTES // weight.element_size()
-    num_lines = math.ceil(len(weight) / line) | 1
-    with lent((num_tokens, num_lines * line), weight) as rows:
-        yield rows[:, : len(weight)]
+    row_bytes = [(math.ceil(weight[:, 0].nbytes / _LINE_BYTES) | 1) * _LINE_BYTES for weight in weights]
+    with lent(num_tokens * sum(row_bytes), weights[0].device) as memory:
+        parts = memory.split([num_tokens * size for size in row_bytes])
+        rows = [part.view(num_tokens, size) for part, size in zip(parts, row_bytes, strict=True)]
+        yield [part.view(weight.dtype)[:, : len(weight)] for part, weight in zip(rows, weights, strict=True)]
 
 
 def _chunk_size(num_tokens: int, bytes_per_token: int, memory_mib: int) -> int:

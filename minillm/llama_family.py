@@ -15,7 +15,7 @@ from minillm.gradients import in_order
 
 _FAMILY = (LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
 
-_LIBRARY_MODULES = (nn.Linear.__module__, nn.Embedding.__module__, nn.ModuleList.__module__, SiLUActivation.__module__)
+_LIBRARY_CLASSES = (nn.Linear, nn.Embedding, nn.ModuleList, nn.SiLU, SiLUActivation)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -30,7 +30,7 @@ def is_supported(model: Any) -> bool:
 def _is_as_made(model: Any) -> bool:
     """Return whether nothing was put into the model's body that its own code would run and ours would not."""
     body, table, modules = model.model, model.model.embed_tokens, list(model.model.modules())
-    kinds = {type(model).__module__, *_LIBRARY_MODULES}
+    kinds = {type(model).__module__, *(known.__module__ for known in _LIBRARY_CLASSES)}
     changed = [module for module in modules if "forward" in vars(module) and not is_recomputed(module)]
     hooked = [module for module in modules if any(getattr(module, name) for name in _HOOKS)]
     return (

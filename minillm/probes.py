@@ -81,27 +81,44 @@ def check_decoding(model: Any, location: str) -> None:
 
     Logits are compared without their mean, which no distribution shows.
     """
-    ids = _probe_ids(model).expand(2, -1)
-    mask = torch.ones_like(ids, dtype=torch.bool)
-    mask[0, 0] = False
+    ids, mask = _padded_probe(model)
     whole = torch.cat([model(input_ids=row[kept][None]).logits[:, -1] for row, kept in zip(ids, mask, strict=True)])
     try:
-        decoder = GenericDecoder(model, PromptBatch(ids[:, :-1], mask[:, :-1], [0, 1]), num_tokens=1)
-        decoder.flush()
-        decoder.append(ids[:, -1:])
-        decoded = decoder.next_logits()
+        decoded = _decoded(model, PromptBatch(ids[:, :3], mask[:, :3], [0, 1]), ids[:, 3:])
     except Exception as error:  # whatever a model's code may raise
         raise UserError(
-            f"{location}: {type(model).__name__} cannot be decoded: it fails to read a text in two pieces with a cache:"
+            f"{location}: {type(model).__name__} cannot be decoded: it fails to read a text in pieces with a cache:"
             f" {_first_line(error)}"
         ) from error
     decoded, whole = (logits.float() - logits.float().mean(dim=-1, keepdim=True) for logits in (decoded, whole))
     is_rounded = model.dtype == torch.bfloat16
     if not _agree(decoded, whole, _ROUNDED_DECODING_TOLERANCE if is_rounded else _DECODING_TOLERANCE):
         raise UserError(
-            f"{location}: {type(model).__name__} cannot be decoded: in two pieces with a cache, padded on the left, it"
-            " does not read a text as it does at once"
+            f"{location}: {type(model).__name__} cannot be decoded: in pieces with a cache, padded on the left, it does"
+            " not read a text as it does at once"
         )
+
+
+def _padded_probe(model: Any) -> tuple[Tensor, Tensor]:
+    """Return two texts and the mask of their tokens (2, L), the first one padded with what no model knows as padding.
+
+    The embedding of a model's own padding is often zero, which hides that it is seen.
+    """
+    first = 2 if getattr(model.config, "pad_token_id", None) == 1 else 1
+    ids = torch.cat([_probe_ids(model)] * 2, dim=1)[:, first : first + _NUM_PROBE_TOKENS + 2].expand(2, -1)
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    mask[0, 0] = False
+    return ids, mask
+
+
+def _decoded(model: Any, prompts: PromptBatch, token_ids: Tensor) -> Tensor:
+    """Return the last logits (2, V) behind prompts and tokens (2, 3), one and two at a time; the rows move between."""
+    decoder, moved = GenericDecoder(model, prompts, token_ids.shape[1]), torch.tensor([1, 0], device=token_ids.device)
+    decoder.append(token_ids[:, :1])
+    decoder.flush()
+    decoder.keep(moved)
+    decoder.append(token_ids[moved, 1:])
+    return decoder.next_logits()[moved]
 
 
 def _probe_ids(model: Any) -> Tensor:

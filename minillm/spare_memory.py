@@ -11,30 +11,26 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-_NUM_KEPT = 2  # as many as are lent at a time: logits of the student and of the teacher
-_spare: list[Tensor] = []
+_spare: list[Tensor] = []  # one at most: the largest that was lent so far
 
 
 @contextmanager
-def lent(shape: tuple[int, ...], like: Tensor) -> Iterator[Tensor]:
-    """Lend a contiguous tensor of a shape, of the type and on the device of another; its numbers mean nothing."""
-    if like.device.type != "cpu":
-        yield like.new_empty(shape)  # the library keeps what is freed there
+def lent(num_bytes: int, device: torch.device) -> Iterator[Tensor]:
+    """Lend flat bytes (num_bytes,), whose content means nothing, to one user at a time."""
+    if device.type != "cpu":
+        yield torch.empty(num_bytes, dtype=torch.uint8, device=device)  # the library keeps what is freed there
         return
-    num_bytes = torch.Size(shape).numel() * like.element_size()
-    memory = _taken(num_bytes)
+    memory = _spare.pop() if _spare else torch.empty(0)
+    if len(memory) < num_bytes:
+        del memory  # before there is more
+        with torch.inference_mode(False):  # whoever is lent it later may be in another mode
+            memory = torch.empty(num_bytes, dtype=torch.uint8)
     try:
-        yield memory[:num_bytes].view(like.dtype).view(shape)
+        yield memory[:num_bytes]
     finally:
-        if len(_spare) < _NUM_KEPT:
-            _spare.append(memory)
+        _spare[:] = [max([memory, *_spare], key=len)]
 
 
-def _taken(num_bytes: int) -> Tensor:
-    """Return flat bytes, at least so many, that no one else has; what is too small goes."""
-    memory = _spare.pop() if _spare else None
-    if memory is not None and len(memory) >= num_bytes:
-        return memory
-    del memory
-    with torch.inference_mode(False):  # whoever is lent it later may be in another mode
-        return torch.empty(num_bytes, dtype=torch.uint8)
+def give_back() -> None:
+    """Give what is kept back to the system."""
+    _spare.clear()

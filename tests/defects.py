@@ -133,7 +133,11 @@ SILENT = {
         "student.head.backward(chunks[-1], student.states[places])",
     ),
     "gradients pile up": ("minillm/optimization.py", "    put_away(model.parameters())\n", ""),
-    "a gradient's memory is given away twice": ("minillm/gradients.py", "    setattr(parameter, _KEPT, None)\n", ""),
+    "a gradient's memory is given away twice": (
+        "minillm/gradients.py",
+        "vars(parameter).pop(_KEPT, None)",
+        "vars(parameter).get(_KEPT)",
+    ),
     "the divergence lacks a constant": (
         "minillm/divergences.py",
         "return logprobs, means - constants",
@@ -142,8 +146,8 @@ SILENT = {
     "small probabilities lost": ("minillm/divergences.py", "    if is_lost.any():", "    if False:"),
     "a cache forgets what it held": (
         "minillm/decoders.py",
-        "memory[:, :, start:stop] = part",
-        "memory[:, :, : stop - start] = part",
+        "memory.narrow(2, start, num_new).copy_(part)",
+        "memory.narrow(2, 0, num_new).copy_(part)",
     ),
     "hooks are passed over": ("minillm/llama_family.py", "        and not hooked\n", ""),
     "no temperature in the update": (

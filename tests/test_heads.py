@@ -192,8 +192,10 @@ def test_chunks_are_few_about_equal_and_round(num_tokens: int, memory_mib: int, 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("vocabulary", [49_152, 50_257])
 def test_rows_of_a_chunk_lie_an_odd_number_of_cache_lines_apart(vocabulary: int, dtype: torch.dtype) -> None:
-    with heads._lent(torch.empty(vocabulary, 1, dtype=dtype), 3) as chunk:
-        pass
+    with heads._lent([torch.empty(vocabulary, 1, dtype=dtype), torch.empty(7, 1, dtype=dtype)], 3) as (chunk, other):
+        chunk.fill_(1)
+        other.fill_(2)
+        assert bool((chunk == 1).all()) and other.shape == (3, 7)
     num_lines, rest = divmod(chunk.stride(0) * chunk.element_size(), 64)
     assert chunk.shape == (3, vocabulary) and rest == 0 and num_lines % 2 == 1
     assert chunk.stride(0) - vocabulary < 2 * 64

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 
 from minillm import spare_memory
 from minillm.gradients import accumulate, accumulate_product, accumulate_rows, put_away
+from minillm.heads import LinearHead, Readout, logit_blocks
 from minillm.optimization import make_optimizer, optimizer_step
 from minillm.spare_memory import lent
 
 OUTER, STATES = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]), torch.tensor([[1.0, -1.0], [2.0, 0.5]])
+CPU, HEADS = torch.device("cpu"), (torch.ones(1000, 2), -torch.ones(1000, 2))
 PRODUCT = torch.tensor([[9.0, 1.0], [12.0, 0.5], [15.0, 0.0]])  # OUTER^T STATES
 
 
@@ -81,6 +83,15 @@ def test_an_optimizer_step_puts_gradients_away() -> None:
     assert memory[0] is memory[1] and memory[0] is not None
 
 
+def test_a_gradient_that_someone_put_there_is_not_kept() -> None:
+    weight, theirs = parameter(), PRODUCT.clone()
+    accumulate(weight, PRODUCT)
+    weight.grad = theirs
+    put_away([weight])
+    accumulate(weight, -PRODUCT)
+    assert torch.equal(theirs, PRODUCT)
+
+
 @pytest.fixture
 def no_spare(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spare_memory, "_spare", [])
@@ -88,24 +99,34 @@ def no_spare(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_spare")
 def test_memory_is_lent_to_one_at_a_time_and_again() -> None:
-    like = torch.empty(0, dtype=torch.bfloat16)
-    with lent((4, 6), like) as first, lent((2, 3), like) as second:
+    with lent(24, CPU) as first, lent(40, CPU) as second:
         first.fill_(1)
         second.fill_(2)
-        assert first.shape == (4, 6) and second.dtype == torch.bfloat16
-        assert bool((first == 1).all()) and first.data_ptr() != second.data_ptr()
-        places = {first.data_ptr(), second.data_ptr()}
-    with lent((1, 3), like) as small, lent((1, 6), like) as other:
-        assert {small.data_ptr(), other.data_ptr()} == places
-    with lent((50, 50), torch.empty(0)) as large:  # fits nowhere
-        large.fill_(3)
-        assert large.dtype == torch.float32 and large.is_contiguous()
+        assert len(first) == 24 and len(second) == 40 and bool((first == 1).all())
+        place = second.data_ptr()
+    with lent(8, CPU) as small:
+        assert small.data_ptr() == place  # the larger of the two
+    with lent(50, CPU) as large:
+        assert len(large) == 50
+    assert [len(kept) for kept in spare_memory._spare] == [50]
+    spare_memory.give_back()
+    assert not spare_memory._spare
 
 
 @pytest.mark.usefixtures("no_spare")
 def test_memory_of_a_failed_use_and_of_another_mode_serves_the_next() -> None:
-    with pytest.raises(ValueError, match="broken"), torch.inference_mode(), lent((3, 2), torch.empty(0)) as first:
+    with pytest.raises(ValueError, match="broken"), torch.inference_mode(), lent(24, CPU) as first:
         raise ValueError("broken")
-    with lent((3, 2), torch.empty(0)) as again:
+    with lent(24, CPU) as again:
         assert again.data_ptr() == first.data_ptr()
-        (parameter() * again.fill_(2)).sum().backward()  # saved for the backward pass
+        (parameter() * again.view(torch.float32).view(3, 2).fill_(2)).sum().backward()  # saved for the backward pass
+
+
+@pytest.mark.usefixtures("no_spare")
+@pytest.mark.parametrize("num_readouts", [1, 2])
+def test_all_that_is_kept_of_logits_is_within_the_budget(num_readouts: int) -> None:
+    readouts = [Readout(LinearHead(weight, None, None, (weight, None)), STATES.repeat(200, 1)) for weight in HEADS]
+    for count in (num_readouts, 3 - num_readouts):
+        for _ in logit_blocks(readouts[:count], memory_mib=1):
+            pass
+    assert sum(len(kept) for kept in spare_memory._spare) <= 2**20

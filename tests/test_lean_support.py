@@ -102,7 +102,7 @@ def test_layers_that_are_not_plain_stay_with_the_library_and_are_right(name: str
     assert torch.allclose(produced, torch.cat(expected), atol=2e-5)
 
 
-@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("name", sorted({*CHANGES} - {"another embedding"}))  # which our decoder calls itself
 def test_decoding_runs_what_was_put_into_a_model(name: str) -> None:
     model, prompt, uniforms = odd_model(name), [3, 4, 5], torch.linspace(0.1, 0.9, 4, dtype=torch.float64)[None]
     for parameter in model.parameters():

@@ -13,12 +13,15 @@ from transformers import (
     BertLMHeadModel,
     GraniteMoeConfig,
     GraniteMoeForCausalLM,
+    JambaConfig,
+    JambaForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MambaConfig,
     MambaForCausalLM,
 )
 
+from minillm.decoders import GrowingLayer
 from minillm.errors import UserError
 from minillm.logprobs import head_logits
 from minillm.models import load_saved, save_model
@@ -122,10 +125,34 @@ class Uncached(LlamaForCausalLM):
             raise RuntimeError("no cache here\nmore")
 
 
-def test_a_model_whose_state_is_no_cache_of_ours_is_refused() -> None:
-    model = MambaForCausalLM(MambaConfig(vocab_size=tiny.NUM_TOKENS, hidden_size=16, num_hidden_layers=1)).eval()
-    with pytest.raises(UserError, match=r"^here: MambaForCausalLM cannot be decoded: in two pieces with a cache"):
+SIZES = {"vocab_size": tiny.NUM_TOKENS, "hidden_size": 16, "num_hidden_layers": 2, "intermediate_size": 32}
+HYBRID = SIZES | {"num_attention_heads": 2, "num_key_value_heads": 1, "mamba_d_state": 4, "use_mamba_kernels": False}
+
+
+@pytest.mark.parametrize("kind", ["mamba", "jamba"])
+def test_a_model_whose_state_is_no_cache_of_keys_is_refused(kind: str) -> None:
+    model = {
+        "mamba": lambda: MambaForCausalLM(MambaConfig(**SIZES)),
+        "jamba": lambda: JambaForCausalLM(JambaConfig(**HYBRID, attn_layer_period=2, attn_layer_offset=1)),
+    }[kind]()
+    with pytest.raises(
+        UserError, match=r"^here: .* cannot be decoded: it fails to read a text in pieces with a cache: "
+    ):
+        check_decoding(model.eval(), "here")
+
+
+def test_a_model_that_sees_padding_is_refused() -> None:
+    model = tiny.tiny_llama(1)
+    model.model.register_forward_pre_hook(lambda _, __, named: ((), named | {"attention_mask": None}), with_kwargs=True)
+    with pytest.raises(UserError, match=r"^here: .* padded on the left, it does not read a text as it does at once$"):
         check_decoding(model, "here")
+
+
+def test_a_cache_takes_no_more_than_was_planned() -> None:
+    layer, states = GrowingLayer(2), torch.ones(1, 1, 2, 4)
+    layer.update(states, states)
+    with pytest.raises(RuntimeError):
+        layer.update(states[:, :, :1], states[:, :, :1])
 
 
 def test_a_model_that_fails_with_a_cache_is_refused() -> None:
