@@ -76,11 +76,15 @@ def test_up_starts_everything_on_loopback_once_and_down_ends_it(root: Path, monk
 
 
 def check_prefect(team: Team) -> None:
-    """The pools, a deployment and the automation are there, and each pool has a worker."""
+    """The pools, a deployment and the automation are there, and each pool has a worker.
+
+    Prefect learns of a worker some time after that answers its own health check.
+    """
     with team.client() as client:
         pools = {pool.name: (pool.type, pool.concurrency_limit) for pool in client.read_work_pools()}
         assert pools == {"cpu": ("process", None), "gpu": ("process", 1)}
         for name in pools:
+            wait_until(lambda name=name: bool(client.read_workers_for_work_pool(name)), 60)  # type: ignore[misc]
             assert [worker.status for worker in client.read_workers_for_work_pool(name)] == ["ONLINE"]
         assert client.read_deployment_by_name("stages/here").work_pool_name == "cpu"
         assert len(client.read_automations()) == 1
