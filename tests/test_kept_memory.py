@@ -46,8 +46,12 @@ def test_a_gradient_in_kept_memory_holds_nothing_of_the_one_before(add: Any) -> 
     assert weight.grad is first and torch.equal(first, 2 * PRODUCT)
 
 
-def test_a_gradient_that_someone_else_took_off_is_theirs() -> None:
+@pytest.mark.parametrize("num_before", [0, 1])
+def test_a_gradient_that_someone_else_took_off_is_theirs(num_before: int) -> None:
     weight = parameter()
+    for _ in range(num_before):
+        accumulate(weight, PRODUCT)
+        put_away([weight])
     accumulate(weight, PRODUCT.clone())
     theirs, weight.grad = weight.grad, None
     accumulate(weight, -PRODUCT)
