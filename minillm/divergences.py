@@ -111,7 +111,7 @@ def sampled_terms(
 ) -> tuple[Tensor, Tensor]:
     """Return the student's log-probability (...) of each token, and KL(student || teacher) (...), from logits (..., V).
 
-    `token_logprobs` and `reverse_kl` in half of their time; no gradient reaches the teacher.
+    `token_logprobs` and `reverse_kl` with one exponential a logit, not four; no gradient to the teacher.
     teacher_logprobs: (...), the teacher's of the tokens under these logits: only the KL's value takes them, as what
     the teacher's logits lack to log-probabilities.
     """
