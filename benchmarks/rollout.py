@@ -23,6 +23,7 @@ from benchmarks.workload import (
     uniforms,
 )
 from minillm.device import Compute
+from minillm.packed_model import packed_copy
 from minillm.sampling import decodable, sample_responses
 from minillm.types import PromptBatch
 
@@ -64,8 +65,8 @@ def _case(
     prompts = prompt_batch(num_rows, compute)
     competitors: dict[str, Callable[[], Any]] = {
         "plain": partial(baselines.mixed_rollout, models[0], models[1], prompts, num_tokens, alpha),
-        "generic": partial(our_rollout, models, prompts, num_tokens, alpha, prepared=lambda model: model),
-        "lean": partial(our_rollout, [models[0], decodable(models[1])], prompts, num_tokens, alpha, prepared=decodable),
+        "generic": _ours(models, prompts, num_tokens, alpha, packed_copy),
+        "lean": _ours(models, prompts, num_tokens, alpha, decodable),
         "generate": partial(_generate, models[0], prompts, num_tokens),
     }
     times = interleaved(competitors, num_rounds)
@@ -84,6 +85,13 @@ def _case(
         "times": {name: found.summary() for name, found in times.items()},
         "tokens_per_s": {name: round(new_tokens / found.summary()["wall_s"], 1) for name, found in times.items()},
     }
+
+
+def _ours(
+    models: list[Any], prompts: PromptBatch, num_tokens: int, alpha: float, prepared: Callable[[Any], Any]
+) -> Callable[[], Any]:
+    """Return a rollout of ours, the teacher prepared once."""
+    return partial(our_rollout, [models[0], prepared(models[1])], prompts, num_tokens, alpha, prepared=prepared)
 
 
 def our_rollout(

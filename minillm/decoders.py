@@ -13,7 +13,9 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from minillm.logprobs import head_logits, position_ids
+from minillm.heads import Head, LinearHead
+from minillm.logprobs import position_ids
+from minillm.packed_model import is_packed
 from minillm.types import PromptBatch
 
 _MAX_POSITIONS = 2048  # of a forward pass: enough for products at full speed
@@ -144,7 +146,7 @@ def growing_cache(config: Any, num_columns: int) -> DynamicCache:
 
 
 class GenericDecoder(Decoder):
-    """Any causal language model of transformers."""
+    """Any causal language model of transformers, or a packed copy of it."""
 
     def __init__(self, model: Any, prompts: PromptBatch, num_tokens: int, kept: Tensor | None = None) -> None:
         super().__init__(prompts, kept)
@@ -162,7 +164,9 @@ class GenericDecoder(Decoder):
         return states
 
     def _logits(self, states: Tensor) -> Tensor:
-        return head_logits(self._model, states)
+        head, layer = Head.of(self._model), self._model.get_output_embeddings()
+        is_linear = isinstance(head, LinearHead) and is_packed(layer)
+        return head.capped(layer(states) if is_linear else head.projected(states))
 
     def _keep_cache(self, rows: Tensor) -> None:
         if self._cache.get_seq_length() > 0:

@@ -10,66 +10,20 @@ keys and as many of values, D width of a head, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear, scaled_dot_product_attention, silu
+from torch.nn.functional import scaled_dot_product_attention
 from transformers.activations import SiLUActivation
 
 from minillm.decoders import Decoder
 from minillm.heads import Head, wide
 from minillm.llama_family import heads_order, joined, pair_order, rotation
 from minillm.logprobs import position_ids
+from minillm.packed_linear import PackedLinear
 from minillm.types import PromptBatch
-
-
-class PackedLinear:
-    """A linear layer, or several that read the same input, with weights in the layout that products want on a CPU.
-
-    order: (out,), the row of the weights that comes at each place.
-    """
-
-    def __init__(self, layers: Sequence[Any], order: Tensor | None = None) -> None:
-        has_bias = layers[0].bias is not None
-        weight = joined([layer.weight for layer in layers], order)
-        self._bias = joined([layer.bias for layer in layers], order) if has_bias else None
-        self._is_packed = _can_pack(weight)
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, None) if self._is_packed else weight
-
-    def __call__(self, states: Tensor) -> Tensor:
-        """Return W x + b (N, out) of states (N, in) for each layer in turn."""
-        return self._unary(states, "none") if self._is_packed else linear(states, self._weight, self._bias)
-
-    def silu(self, states: Tensor) -> Tensor:
-        """Return silu(W x + b) (N, out)."""
-        return self._unary(states, "swish") if self._is_packed else silu(self(states))
-
-    def times(self, states: Tensor, other: Tensor) -> Tensor:
-        """Return (W x + b) other (N, out), number by number."""
-        return self._binary(states, other, "mul") if self._is_packed else self(states).mul_(other)
-
-    def plus(self, states: Tensor, other: Tensor) -> Tensor:
-        """Return W x + b + other (N, out)."""
-        return self._binary(states, other, "add") if self._is_packed else self(states).add_(other)
-
-    def _unary(self, states: Tensor, name: str) -> Tensor:
-        result: Tensor = torch.ops.mkldnn._linear_pointwise(states, self._weight, self._bias, name, [], "")
-        return result
-
-    def _binary(self, states: Tensor, other: Tensor, name: str) -> Tensor:
-        result: Tensor = torch.ops.mkldnn._linear_pointwise.binary(states, other, self._weight, self._bias, name)
-        return result
-
-
-def _can_pack(weight: Tensor) -> bool:
-    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
-        return False
-    if weight.dtype == torch.bfloat16:  # the library refuses to pack it for processors without its products
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return weight.dtype == torch.float32
 
 
 class _Norm:
@@ -93,11 +47,12 @@ class _Layer:
         attention, mlp = layer.self_attn, layer.mlp
         self.input_norm, self.mlp_norm = _Norm(layer.input_layernorm), _Norm(layer.post_attention_layernorm)
         parts, order = [attention.q_proj, attention.k_proj, attention.v_proj], pair_order(attention.head_dim)
-        self.query_key_value = PackedLinear(parts, heads_order(attention))
+        self.query_key_value = PackedLinear.of(parts, heads_order(attention))
         norms = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
         self.query_norm, self.key_norm = (None if norm is None else _Norm(norm, order) for norm in norms)
-        self.output, self.down = PackedLinear([attention.o_proj]), PackedLinear([mlp.down_proj])
-        self.gate, self.up, self.activation = PackedLinear([mlp.gate_proj]), PackedLinear([mlp.up_proj]), mlp.act_fn
+        self.output, self.down = PackedLinear.of([attention.o_proj]), PackedLinear.of([mlp.down_proj])
+        self.gate, self.up = PackedLinear.of([mlp.gate_proj]), PackedLinear.of([mlp.up_proj])
+        self.activation = mlp.act_fn
 
     def after_mlp(self, states: Tensor) -> Tensor:
         """Return the states (N, H) with what the gated layer says added to them."""
@@ -114,7 +69,7 @@ class LeanModel:
         body, config = model.model, model.config
         self.embedding, self.norm, self._rotary = body.embed_tokens, _Norm(body.norm), body.rotary_emb
         self.layers = [_Layer(layer) for layer in body.layers]
-        self._head, self._head_weight = Head.of(model), PackedLinear([model.get_output_embeddings()])
+        self._head, self._head_weight = Head.of(model), PackedLinear.of([model.get_output_embeddings()])
         self.state_size = self._head.state_size
         self.num_heads, self.num_key_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_size = body.layers[0].self_attn.head_dim

@@ -22,6 +22,7 @@ from minillm.errors import NonFiniteError
 from minillm.heads import Head
 from minillm.lean_decoder import LeanDecoder, LeanModel
 from minillm.llama_family import is_supported
+from minillm.packed_model import packed_copy
 from minillm.truncation import truncated
 from minillm.types import PromptBatch
 
@@ -51,10 +52,10 @@ class Responses:
 
 
 def decodable(model: Any) -> Any:
-    """Return the model's weights as the fastest decoder reads them: a copy, where there is one for the model."""
+    """Return the model as the fastest decoder reads it, with copies of most weights: good until the model changes."""
     if isinstance(model, LeanModel):
         return model
-    return LeanModel(model) if is_supported(model) else model
+    return LeanModel(model) if is_supported(model) else packed_copy(model)
 
 
 @torch.no_grad()

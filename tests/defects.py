@@ -171,6 +171,31 @@ SILENT = {
         "self.head_size = body.layers[0].self_attn.head_dim",
         "self.head_size = config.hidden_size // config.num_attention_heads",
     ),
+    "biases of packed layers in another order than their weights": (
+        "minillm/packed_linear.py",
+        "joined([layer.bias for layer in layers], order)",
+        "joined([layer.bias for layer in layers], None)",
+    ),
+    "packed weights for one number of rows": (
+        "minillm/packed_linear.py",
+        "self._bias, num_rows)",
+        "self._bias, _MKL_ROWS)",
+    ),
+    "packing changes the model itself": (
+        "minillm/packed_model.py",
+        "known[module] = own = copy.copy(module)",
+        "known[module] = own = module",
+    ),
+    "a packed head without its cap": (
+        "minillm/decoders.py",
+        "return head.capped(layer(states) if is_linear else head.projected(states))",
+        "return layer(states).float() if is_linear else head.capped(head.projected(states))",
+    ),
+    "a model packed once for all phases": (
+        "minillm/packed_model.py",
+        "    result = _copied(model, {})\n",
+        "    result = vars(model).get('kept') or _copied(model, {})\n    vars(model)['kept'] = result\n",
+    ),
     "padding among the tokens": (
         "minillm/lean_decoder.py",
         "rows.index_copy_(0, self.places, values)",

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from minillm import lean_decoder
 from minillm.decoders import GenericDecoder
-from minillm.lean_decoder import LeanDecoder, LeanModel, PackedLinear
+from minillm.lean_decoder import LeanDecoder, LeanModel
 from minillm.llama_family import is_supported
 from minillm.padding import pad_left
 from minillm.sampling import decodable, sample_responses
@@ -84,25 +83,6 @@ def test_in_bfloat16_logits_are_as_near_the_exact_ones_as_the_models_own(make_mo
         differences = [(a - b).square().mean() for a, b in zip(all_logits(decoder), wanted, strict=True)]
         errors.append(float(torch.stack(differences).mean().sqrt()))
     assert 0 < errors[0] < 1.1 * errors[1]
-
-
-@pytest.mark.parametrize("is_packed", [True, False])
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("sizes", [(4, 8), (40,)])
-def test_either_layout_gives_the_same_layer(
-    monkeypatch: pytest.MonkeyPatch, sizes: tuple[int, ...], bias: bool, is_packed: bool
-) -> None:
-    layers = [torch.nn.Linear(6, size, bias=bias) for size in sizes]
-    generator, num_outputs = torch.Generator().manual_seed(1), sum(sizes)
-    states, other = (torch.randn(3, size, generator=generator) for size in (6, num_outputs))
-    order = torch.randperm(num_outputs, generator=generator)
-    plain = torch.cat([layer(states) for layer in layers], dim=-1)
-    monkeypatch.setattr(lean_decoder, "_can_pack", lambda weight: is_packed)
-    for packed, expected in ((PackedLinear(layers), plain), (PackedLinear(layers, order), plain[:, order])):
-        assert torch.allclose(packed(states), expected, atol=1e-6)
-        assert torch.allclose(packed.silu(states), expected * expected.sigmoid(), atol=1e-6)
-        assert torch.allclose(packed.times(states, other), expected * other, atol=1e-6)
-        assert torch.allclose(packed.plus(states, other), expected + other, atol=1e-6)
 
 
 def test_only_models_that_are_known_to_be_of_the_family_are_taken() -> None:

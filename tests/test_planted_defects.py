@@ -41,6 +41,8 @@ WATCHFUL = [
         "method_knobs",
         "config",
         "kept_memory",
+        "packed_linear",
+        "packed_model",
     )
 ]
 

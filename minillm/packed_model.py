@@ -1,0 +1,55 @@
+"""A copy of any model whose linear layers are packed for decoding (`minillm/packed_linear.py`)."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from minillm.packed_linear import PackedLinear, PlainLinear, kind_for
+
+_IS_PACKED = "minillm_is_packed"
+
+
+def packed_copy(model: Any) -> Any:
+    """Return the model with its linear layers packed: good until its weights change, and not for training.
+
+    Everything else is the model's own: modules are copied as they stand, with their hooks, and share its parameters.
+    The model itself if it is such a copy already.
+    """
+    if is_packed(model):
+        return model
+    result = _copied(model, {})
+    setattr(result, _IS_PACKED, True)
+    return result
+
+
+def is_packed(module: Any) -> bool:
+    """Return whether a model is a packed copy, or a layer packed in one."""
+    return getattr(module, _IS_PACKED, False)
+
+
+def _copied(module: nn.Module, known: dict[nn.Module, nn.Module]) -> nn.Module:
+    """Return a copy of a module; `known` holds those of modules that stand at several places."""
+    if module not in known:
+        known[module] = own = copy.copy(module)
+        parts = module._modules.items()
+        vars(own)["_modules"] = {name: None if part is None else _copied(part, known) for name, part in parts}
+        if _can_pack(module):
+            vars(own).update({"forward": _packed(module).__call__, _IS_PACKED: True})
+    return known[module]
+
+
+def _can_pack(module: Any) -> bool:
+    """Return whether the module is a plain linear layer of the library, called as the library calls it."""
+    is_plain = type(module) in (nn.Linear, Conv1D) and "forward" not in vars(module)
+    return is_plain and kind_for(module.weight) is not PlainLinear
+
+
+def _packed(layer: Any) -> PackedLinear:
+    weight, bias = layer.weight.detach(), layer.bias
+    if isinstance(layer, Conv1D):
+        weight = weight.t().contiguous()
+    return kind_for(weight)(weight, None if bias is None else bias.detach())

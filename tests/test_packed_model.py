@@ -1,0 +1,76 @@
+"""Copies of models with packed layers against the models themselves."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from minillm.decoders import GenericDecoder
+from minillm.generation import Decoding, sampled_batches
+from minillm.packed_model import is_packed, packed_copy
+from minillm.sampling import decodable
+from tests import tiny
+from tests.test_lean_decoder import PASSES, all_logits, prompts, random_model
+from tests.test_sampling import next_distribution
+
+
+def linear_layers(model: Any) -> list[Any]:
+    return [module for module in model.modules() if isinstance(module, nn.Linear | Conv1D)]
+
+
+@pytest.mark.parametrize("make_model", tiny.ARCHITECTURES.values(), ids=tiny.ARCHITECTURES.keys())
+def test_a_packed_copy_decodes_as_the_model(make_model: Any) -> None:
+    model = random_model(make_model)
+    own, packed = (GenericDecoder(each, prompts(), len(PASSES)) for each in (model, packed_copy(model)))
+    for produced, expected in zip(all_logits(packed), all_logits(own), strict=True):
+        assert float((produced - expected).abs().max()) < 2e-5 < float(expected.std())
+
+
+@pytest.mark.parametrize("make_model", tiny.ARCHITECTURES.values(), ids=tiny.ARCHITECTURES.keys())
+def test_all_linear_layers_are_packed_and_the_model_is_left_alone(make_model: Any) -> None:
+    model = make_model(3)
+    packed = packed_copy(model)
+    assert linear_layers(packed)
+    assert all(is_packed(layer) for layer in linear_layers(packed))
+    assert not any(is_packed(module) for module in model.modules())
+    for own, other in zip(model.parameters(), packed.parameters(), strict=True):
+        assert own is other
+    assert decodable(packed) is packed
+
+
+def test_in_bfloat16_a_packed_copy_is_as_near_the_exact_logits_as_the_model() -> None:
+    exact = random_model(tiny.tiny_gpt2)
+    rounded = copy.deepcopy(exact).bfloat16()
+    exact.load_state_dict(rounded.state_dict())
+    wanted = all_logits(GenericDecoder(exact, prompts(), len(PASSES)))
+    errors = []
+    for model in (packed_copy(rounded), rounded):
+        found = all_logits(GenericDecoder(model, prompts(), len(PASSES)))
+        differences = [(a - b).square().mean() for a, b in zip(found, wanted, strict=True)]
+        errors.append(float(torch.stack(differences).mean().sqrt()))
+    assert 0 < errors[0] < 1.1 * errors[1]
+
+
+def test_a_module_that_stands_at_two_places_is_one_in_the_copy() -> None:
+    model = tiny.tiny_opt(3)
+    layers = model.model.decoder.layers
+    layers[1] = layers[0]
+    packed = packed_copy(model).model.decoder.layers
+    assert packed[1] is packed[0] is not layers[0]
+
+
+def test_a_model_is_packed_anew_for_every_sampling() -> None:
+    model, decoding = tiny.tiny_gpt2(3), Decoding(5, 0, 4, 1.0, 0, 1.0, 3, -1, tiny.PAD_ID)
+    for shift in (0.0, 0.05):
+        for parameter in model.parameters():
+            parameter.data += shift
+        ((_, found),) = sampled_batches(model, None, [[3, 4, 5]], [0], decoding)
+        drawn = found.response_ids[0].tolist()
+        for place, logprob in enumerate(found.drawn_logprobs[0]):
+            exact = next_distribution(model, [3, 4, 5, *drawn[:place]])[drawn[place]].log()
+            assert float(logprob) == pytest.approx(float(exact), abs=2e-5)
