@@ -43,8 +43,11 @@ def _copied(module: nn.Module, known: dict[nn.Module, nn.Module]) -> nn.Module:
 
 
 def _can_pack(module: Any) -> bool:
-    """Return whether the module is a plain linear layer of the library, called as the library calls it."""
-    is_plain = type(module) in (nn.Linear, Conv1D) and "forward" not in vars(module)
+    """Return whether the module is a plain linear layer, called as the library calls it.
+
+    What runs before it may make its weights anew, as `weight_norm` does.
+    """
+    is_plain = type(module) in (nn.Linear, Conv1D) and "forward" not in vars(module) and not module._forward_pre_hooks
     return is_plain and kind_for(module.weight) is not PlainLinear
 
 

@@ -122,6 +122,7 @@ def sample_responses(
 
 
 def tempered(logits: Tensor, temperature: float) -> Tensor:
+    """Return logits (..., V) at a temperature: as they are at 1."""
     return logits if temperature == 1 else logits / temperature
 
 

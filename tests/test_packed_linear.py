@@ -48,8 +48,10 @@ def test_any_number_of_rows_may_come(kind: type[PackedLinear], num_outputs: int,
         assert torch.allclose(packed(states).double(), exact, atol=2e-5), num_rows
 
 
-def test_states_may_have_more_dimensions_and_lie_anyhow(kind: type[PackedLinear]) -> None:
-    layer = torch.nn.Linear(6, 5).requires_grad_(False)
+def test_states_may_have_more_dimensions_and_all_may_lie_anyhow(kind: type[PackedLinear]) -> None:
+    layer = torch.nn.Linear(6, 5)
+    layer.weight = torch.nn.Parameter(layer.weight.detach().t().contiguous().t(), requires_grad=False)
+    layer.requires_grad_(False)
     states = torch.randn(4, 6, 3, generator=torch.Generator().manual_seed(3)).transpose(1, 2)
     assert torch.allclose(PackedLinear.of([layer])(states), layer(states), atol=1e-6)
 

@@ -64,6 +64,17 @@ def test_a_module_that_stands_at_two_places_is_one_in_the_copy() -> None:
     assert packed[1] is packed[0] is not layers[0]
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm")
+def test_weights_that_are_made_in_every_call_are_not_packed() -> None:
+    model = tiny.tiny_opt(3)
+    layer = torch.nn.utils.weight_norm(model.model.decoder.layers[0].fc1)
+    layer.weight_g.data *= 3.0
+    produced, expected = (
+        GenericDecoder(each, prompts(), 0).next_logits().log_softmax(-1) for each in (packed_copy(model), model)
+    )
+    assert torch.allclose(produced, expected, atol=2e-5)
+
+
 def test_a_model_is_packed_anew_for_every_sampling() -> None:
     model, decoding = tiny.tiny_gpt2(3), Decoding(5, 0, 4, 1.0, 0, 1.0, 3, -1, tiny.PAD_ID)
     for shift in (0.0, 0.05):
