@@ -166,7 +166,7 @@ class GenericDecoder(Decoder):
     def _logits(self, states: Tensor) -> Tensor:
         head, layer = Head.of(self._model), self._model.get_output_embeddings()
         is_linear = isinstance(head, LinearHead) and is_packed(layer)
-        return head.capped(layer(states) if is_linear else head.projected(states))
+        return head.capped(layer(states.to(layer.weight.dtype)) if is_linear else head.projected(states))
 
     def _keep_cache(self, rows: Tensor) -> None:
         if self._cache.get_seq_length() > 0:

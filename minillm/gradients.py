@@ -44,6 +44,12 @@ def in_order(rows: Tensor, order: Tensor | None) -> Tensor:
     return rows if order is None else rows[order]
 
 
+def joined(parts: Sequence[Tensor], order: Tensor | None) -> Tensor:
+    """Return the parameters of layers as one, without gradient, its rows in an order if there is one."""
+    whole = parts[0].detach() if len(parts) == 1 else torch.cat([part.detach() for part in parts])
+    return in_order(whole, order)
+
+
 def accumulate_product(
     parameters: Sequence[Tensor], outer: Tensor, states: Tensor, order: Tensor | None = None
 ) -> None:

@@ -19,8 +19,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers.activations import SiLUActivation
 
 from minillm.decoders import Decoder
+from minillm.gradients import joined
 from minillm.heads import Head, wide
-from minillm.llama_family import heads_order, joined, pair_order, rotation
+from minillm.llama_family import heads_order, pair_order, rotation
 from minillm.logprobs import position_ids
 from minillm.packed_linear import PackedLinear
 from minillm.types import PromptBatch

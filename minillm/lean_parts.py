@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear, silu
 
-from minillm.gradients import accumulate, accumulate_product, accumulate_rows, in_order
+from minillm.gradients import accumulate, accumulate_product, accumulate_rows, in_order, joined
 from minillm.heads import wide
-from minillm.llama_family import joined
 
 _PIECE_NUMBERS = 2**19  # of each of a few tensors that several operations read in turn
 

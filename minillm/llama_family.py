@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +10,6 @@ from transformers import LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM
 from transformers.activations import SiLUActivation
 
 from minillm.checkpointing import is_recomputed
-from minillm.gradients import in_order
 
 _FAMILY = (LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
 
@@ -59,12 +57,6 @@ def heads_order(attention: Any) -> Tensor:
     num_turning = (parts[0] + parts[1]) // attention.head_dim
     order = torch.cat([heads[:num_turning, pair_order(attention.head_dim)], heads[num_turning:]]).flatten()
     return order.to(attention.q_proj.weight.device)
-
-
-def joined(parts: Sequence[Tensor], order: Tensor | None) -> Tensor:
-    """Return the parameters of layers as one, without gradient, its rows in an order if there is one."""
-    whole = parts[0].detach() if len(parts) == 1 else torch.cat([part.detach() for part in parts])
-    return in_order(whole, order)
 
 
 def rotation(rotary: Any, head_size: int, positions: Tensor) -> Tensor:

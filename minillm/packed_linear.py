@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
-from minillm.llama_family import joined
+from minillm.gradients import joined
 
+_SMALLEST = 2**16  # numbers of weights that are packed: MKL reserves 7 to 10 MiB beside each
 _MKL_ROWS = 256  # that MKL lays weights out for: any number may come, and from few to many this serves them best
 
 
@@ -28,8 +30,7 @@ class PackedLinear(ABC):
         order: (out,), the row of the weights that comes at each place.
         """
         bias = None if layers[0].bias is None else joined([layer.bias for layer in layers], order)
-        weight = joined([layer.weight for layer in layers], order)
-        return kind_for(weight)(weight, bias)
+        return pack(joined([layer.weight for layer in layers], order), bias)
 
     @abstractmethod
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
@@ -52,15 +53,35 @@ class PackedLinear(ABC):
         return self(states).add_(other)
 
 
+def pack(weight: Tensor, bias: Tensor | None) -> PackedLinear:
+    """Return the fastest kind of layer with weights (out, in) and biases (out,), which have no gradient."""
+    return kind_for(weight)(weight, bias)
+
+
 def kind_for(weight: Tensor) -> type[PackedLinear]:
-    """Return the fastest kind of layer for weights of this type of numbers and device."""
-    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+    """Return the fastest kind of layer for such weights: by device, type of numbers and size."""
+    is_plain = type(weight) in (Tensor, nn.Parameter) and weight.layout is torch.strided
+    if not is_plain or weight.numel() < _SMALLEST or weight.device.type != "cpu":
+        return PlainLinear
+    if not torch.backends.mkldnn.is_available():
         return PlainLinear
     if weight.dtype == torch.float32:
-        return MklLinear if torch.backends.mkl.is_available() else OneDnnLinear
+        return MklLinear if _mkl_takes_any_rows() else OneDnnLinear
     # The library refuses to pack bfloat16 for processors without its products.
     is_fast = weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return OneDnnLinear if is_fast else PlainLinear
+
+
+@cache
+def _mkl_takes_any_rows() -> bool:
+    """Return whether weights that MKL packed for one number of rows are right for others here: it does not say."""
+    if not torch.backends.mkl.is_available():
+        return False
+    generator = torch.Generator().manual_seed(0)
+    weight, bias = torch.randn(130, 70, generator=generator), torch.randn(130, generator=generator)
+    packed = MklLinear(weight, bias)
+    texts = [torch.randn(num_rows, 70, generator=generator) for num_rows in (1, 17, 300)]
+    return all(torch.allclose(packed(states), linear(states, weight, bias), atol=1e-4) for states in texts)
 
 
 class PlainLinear(PackedLinear):
@@ -79,16 +100,19 @@ class MklLinear(PackedLinear):
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self._packed, self._bias = torch.ops.mkl._mkl_reorder_linear_weight(weight, _MKL_ROWS), bias
-        self._shape = weight.new_empty(1).expand(weight.shape)  # of the weights that the operation falls back to
+        # Of the weights, which the operation would fall back to if it did not take the packed ones.
+        self._stand_in = weight.new_full((1,), torch.nan).expand(weight.shape)
 
     def __call__(self, states: Tensor) -> Tensor:
         """Return W x + b.
 
         The operation takes packed weights where they were packed for as many rows as come, as it is told here: the
-        layout of a second factor knows nothing of the first (tests/test_packed_linear.py tries other numbers).
+        layout of a second factor knows nothing of the first (tests/test_packed_linear.py tries other numbers). It
+        does not check their width.
         """
+        assert states.shape[-1] == self._stand_in.shape[1]
         num_rows = states.numel() // states.shape[-1]
-        result: Tensor = torch.ops.mkl._mkl_linear(states, self._packed, self._shape, self._bias, num_rows)
+        result: Tensor = torch.ops.mkl._mkl_linear(states, self._packed, self._stand_in, self._bias, num_rows)
         return result
 
 

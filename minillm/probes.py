@@ -13,6 +13,7 @@ from minillm.decoders import GenericDecoder
 from minillm.errors import UserError
 from minillm.heads import use_own_head
 from minillm.logprobs import head_logits
+from minillm.packed_model import packed_copy
 from minillm.types import PromptBatch
 
 _log = logging.getLogger(__name__)
@@ -113,7 +114,8 @@ def _padded_probe(model: Any) -> tuple[Tensor, Tensor]:
 
 def _decoded(model: Any, prompts: PromptBatch, token_ids: Tensor) -> Tensor:
     """Return the last logits (2, V) behind prompts and tokens (2, 3), one and two at a time; the rows move between."""
-    decoder, moved = GenericDecoder(model, prompts, token_ids.shape[1]), torch.tensor([1, 0], device=token_ids.device)
+    decoder = GenericDecoder(packed_copy(model), prompts, token_ids.shape[1])
+    moved = torch.tensor([1, 0], device=token_ids.device)
     decoder.append(token_ids[:, :1])
     decoder.flush()
     decoder.keep(moved)

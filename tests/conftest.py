@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from hypothesis import settings
 
+from minillm import packed_linear
 from tests.fake_endpoint import endpoint, store
 from tests.mlflow_place import empty_store, params
 from tests.prefect_place import prefect_api
@@ -14,6 +15,9 @@ __all__ = ["empty_store", "endpoint", "finished_project", "params", "prefect_api
 
 # For tiny models more threads only wait for each other, endlessly on a machine that is busy.
 torch.set_num_threads(1)
+
+# Tiny models are packed as large ones are.
+packed_linear._SMALLEST = 1
 
 # How long an example takes says how busy the machine is.
 settings.register_profile("patient", deadline=None)

@@ -183,12 +183,12 @@ SILENT = {
     ),
     "packing changes the model itself": (
         "minillm/packed_model.py",
-        "known[module] = own = copy.copy(module)",
+        "known[module] = own = _twin(module)",
         "known[module] = own = module",
     ),
     "a packed head without its cap": (
         "minillm/decoders.py",
-        "return head.capped(layer(states) if is_linear else head.projected(states))",
+        "return head.capped(layer(states.to(layer.weight.dtype)) if is_linear else head.projected(states))",
         "return layer(states).float() if is_linear else head.capped(head.projected(states))",
     ),
     "a model packed once for all phases": (

@@ -16,6 +16,8 @@ def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> typ
     chosen: type[PackedLinear] = request.param
     if chosen is MklLinear and not torch.backends.mkl.is_available():
         pytest.skip("torch is built without MKL")
+    if chosen is OneDnnLinear and not torch.backends.mkldnn.is_available():
+        pytest.skip("torch is built without oneDNN")
     monkeypatch.setattr(packed_linear, "kind_for", lambda weight: chosen)
     return chosen
 
@@ -56,7 +58,32 @@ def test_states_may_have_more_dimensions_and_all_may_lie_anyhow(kind: type[Packe
     assert torch.allclose(PackedLinear.of([layer])(states), layer(states), atol=1e-6)
 
 
-def test_weights_that_no_layout_is_for_stay_as_they_are() -> None:
+@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="torch is built without MKL")
+def test_what_mkl_would_not_notice_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = MklLinear(torch.ones(5, 6), None)
+    with pytest.raises(AssertionError):
+        packed(torch.ones(2, 4))
+    # An operation that did not take the packed weights would have to take the stand-in for them.
+    unpacked = torch.nn.functional.linear(torch.ones(2, 6), packed._stand_in)
+    assert unpacked.isnan().all()
+    packed_linear._mkl_takes_any_rows.cache_clear()
+    assert kind_for(torch.ones(2, 2)) is MklLinear
+    packed_linear._mkl_takes_any_rows.cache_clear()
+    monkeypatch.setattr(MklLinear, "__call__", lambda self, states: torch.zeros(len(states), 130))
+    assert kind_for(torch.ones(2, 2)) is OneDnnLinear
+    packed_linear._mkl_takes_any_rows.cache_clear()
+
+
+def test_weights_that_no_layout_is_for_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Quantized(torch.Tensor):
+        pass
+
     assert kind_for(torch.ones(2, 2, dtype=torch.float64)) is PlainLinear
     assert kind_for(torch.ones(2, 2, device="meta")) is PlainLinear
-    assert kind_for(torch.ones(2, 2)) is not PlainLinear
+    assert kind_for(torch.ones(2, 2).as_subclass(Quantized)) is PlainLinear
+    assert kind_for(torch.ones(2, 2).to_sparse()) is PlainLinear
+    is_packed = torch.backends.mkldnn.is_available()
+    assert (kind_for(torch.ones(2, 2)) is not PlainLinear) == is_packed
+    monkeypatch.setattr(packed_linear, "_SMALLEST", 2**16)
+    assert kind_for(torch.ones(255, 256)) is PlainLinear
+    assert (kind_for(torch.ones(256, 256)) is not PlainLinear) == is_packed
