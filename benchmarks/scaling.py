@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.rollout import our_rollout
 from benchmarks.scaling_figure import scaling_figure
 from benchmarks.timing import interleaved
-from benchmarks.update import fresh, made_up_experience, our_step
+from benchmarks.update import made_up_experience, our_step
 from benchmarks.workload import (
     STUDENT_LAYERS,
     TEACHER_LAYERS,
@@ -103,5 +103,5 @@ def _rollout_tokens_per_s(compute: Compute, num_rounds: int, case: Case) -> floa
 def _update_tokens_per_s(compute: Compute, num_rounds: int, case: Case) -> float:
     models = _models(compute, case)
     experience = made_up_experience(models[1], compute, case.rows, case.new_tokens)
-    step = fresh(models[0], our_step(models, compute, experience))
+    step = our_step(models, compute, experience)
     return case.rows * case.new_tokens / interleaved({"ours": step}, num_rounds)["ours"].summary()["wall_s"]

@@ -23,6 +23,7 @@ from benchmarks.workload import (
 )
 from minillm import spare_memory
 from minillm.device import Compute
+from minillm.gradients import put_away
 from minillm.heads import Head, Readout, backward_through_head
 from minillm.methods import make_method
 from minillm.objective import policy_terms, surrogate_loss
@@ -82,13 +83,16 @@ def _terms(old: Tensor, known: Tensor, advantages: Tensor) -> dict[str, Tensor]:
 def _times(models: tuple[Any, Any], experience: Experience, compute: Compute, num_rounds: int) -> Any:
     student, teacher = models
     competitors: dict[str, Callable[[], float]] = {
-        "naive": partial(baselines.update_step, student, teacher, experience, compute),
-        "naive, teacher kept": partial(
-            baselines.update_step_with_logits, student, _kept(teacher, experience, compute), experience, compute
+        "naive": _fresh(student, partial(baselines.update_step, student, teacher, experience, compute)),
+        "naive, teacher kept": _fresh(
+            student,
+            partial(
+                baselines.update_step_with_logits, student, _kept(teacher, experience, compute), experience, compute
+            ),
         ),
         "ours": our_step(models, compute, experience),
     }
-    return interleaved({name: fresh(student, step) for name, step in competitors.items()}, num_rounds)
+    return interleaved(competitors, num_rounds)
 
 
 @torch.no_grad()
@@ -97,8 +101,8 @@ def _kept(teacher: Any, experience: Experience, compute: Compute) -> Tensor:
         return baselines.all_logits(teacher, experience)
 
 
-def fresh(student: Any, step: Callable[[], Any]) -> Callable[[], Any]:
-    """Return the step with the gradient of the one before cleared."""
+def _fresh(student: Any, step: Callable[[], Any]) -> Callable[[], Any]:
+    """Return the step with the gradient of the one before cleared, as trainers do."""
 
     def compete() -> Any:
         student.zero_grad(set_to_none=True)
@@ -108,12 +112,20 @@ def fresh(student: Any, step: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def our_step(models: tuple[Any, Any], compute: Compute, experience: Experience) -> Callable[[], float]:
-    """Return what adds the gradient of all rows in one forward pass, and returns the loss."""
+    """Return what adds the gradient of all rows in one forward pass and returns the loss.
+
+    The gradient of the one before is put away first, as a step of the optimizer does.
+    """
     num_rows = len(experience.response_ids)
     sizes = {"minibatch_size": num_rows, "micro_batch_tokens": max(experience.lengths()) * num_rows}
     run = distill_run(*models, compute, optimizer=sizes, rollout={"rollouts_per_phase": num_rows})
     updater = Updater(run, make_method(run))
-    return lambda: updater.accumulate(experience, list(range(num_rows)))["train/loss"]
+
+    def step() -> float:
+        put_away(models[0].parameters())
+        return updater.accumulate(experience, list(range(num_rows)))["train/loss"]
+
+    return step
 
 
 def _assert_same_gradient(models: tuple[Any, Any], experience: Experience, compute: Compute) -> None:
