@@ -2,7 +2,7 @@
 
 Only attention sees rows: everything else takes the real tokens of a forward pass one after the other, without padding.
 A step of a few rows pays for operations rather than for their arithmetic, so there are few: what comes right behind a
-product is done within it, and rotary positions are one product of complex numbers.
+product is done within it where its layout can, and rotary positions are one product of complex numbers.
 
 Shapes: B rows, n columns of a forward pass, N real tokens in them, S columns so far, H width, A heads of queries, K of
 keys and as many of values, D width of a head, V vocabulary.

@@ -61,9 +61,8 @@ def pack(weight: Tensor, bias: Tensor | None) -> PackedLinear:
 def kind_for(weight: Tensor) -> type[PackedLinear]:
     """Return the fastest kind of layer for such weights: by device, type of numbers and size."""
     is_plain = type(weight) in (Tensor, nn.Parameter) and weight.layout is torch.strided
-    if not is_plain or weight.numel() < _SMALLEST or weight.device.type != "cpu":
-        return PlainLinear
-    if not torch.backends.mkldnn.is_available():
+    is_on_cpu = weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
+    if not is_plain or not is_on_cpu or weight.numel() < _SMALLEST:
         return PlainLinear
     if weight.dtype == torch.float32:
         return MklLinear if _mkl_takes_any_rows() else OneDnnLinear

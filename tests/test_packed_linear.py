@@ -63,8 +63,8 @@ def test_what_mkl_would_not_notice_is_noticed(monkeypatch: pytest.MonkeyPatch) -
     packed = MklLinear(torch.ones(5, 6), None)
     with pytest.raises(AssertionError):
         packed(torch.ones(2, 4))
-    # An operation that did not take the packed weights would have to take the stand-in for them.
-    unpacked = torch.nn.functional.linear(torch.ones(2, 6), packed._stand_in)
+    other_rows = 7  # told that the weights were packed for these, the operation does not take them
+    unpacked = torch.ops.mkl._mkl_linear(torch.ones(2, 6), packed._packed, packed._stand_in, None, other_rows)
     assert unpacked.isnan().all()
     packed_linear._mkl_takes_any_rows.cache_clear()
     assert kind_for(torch.ones(2, 2)) is MklLinear
