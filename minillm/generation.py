@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -102,13 +103,14 @@ def _uniforms(batch: PromptBatch, decoding: Decoding) -> torch.Tensor | None:
 
 
 def _teacher_picks(row_ids: Sequence[int], decoding: Decoding, teacher_mix_alpha: float) -> torch.Tensor:
-    """Return the component draws (B, T), keyed by the first row of each group."""
-    if decoding.seed is None or teacher_mix_alpha == 0:
-        return torch.zeros(len(row_ids), decoding.max_tokens, dtype=torch.bool)
-    size = -(-len(row_ids) // decoding.mask_groups)
-    keys = [min(row_ids[start : start + size]) for start in range(0, len(row_ids), size)]
-    draws = [component_draws(decoding.seed, decoding.step, key, decoding.max_tokens, teacher_mix_alpha) for key in keys]
-    return torch.tensor(draws).repeat_interleave(size, dim=0)[: len(row_ids)]
+    """Return the component draws (B, T), keyed by the first row of each group; groups differ by a row at most."""
+    seed, num_rows = decoding.seed, len(row_ids)
+    if seed is None or teacher_mix_alpha == 0:
+        return torch.zeros(num_rows, decoding.max_tokens, dtype=torch.bool)
+    places = groupby(range(num_rows), key=lambda place: place * decoding.mask_groups // num_rows)
+    groups = [[row_ids[place] for place in group] for _, group in places]
+    draws = [component_draws(seed, decoding.step, min(rows), decoding.max_tokens, teacher_mix_alpha) for rows in groups]
+    return torch.tensor(draws).repeat_interleave(torch.tensor([len(rows) for rows in groups]), dim=0)
 
 
 def all_responses(batches: Iterator[list[tuple[int, list[int]]]]) -> list[list[int]]:

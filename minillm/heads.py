@@ -24,6 +24,7 @@ from minillm.gradients import accumulate, accumulate_product
 from minillm.spare_memory import lent
 
 _BLOCK_LOGITS = 2**20  # float32 numbers of a block on a CPU: 4 MiB, so that a few of its size fit the caches
+_ACCELERATOR_BLOCK_LOGITS = 2**24  # 64 MiB: large for a kernel, small beside the chunk, which is of a few
 _PIECE_LOGITS = 2048  # of the vocabulary, a product on a CPU: with more, the library falls behind by a seventh
 _PIECE_TOKENS = 256  # of a product with the head's weights by the vocabulary, in bfloat16 on a CPU: twice as fast
 _OWN_HEAD = "minillm_own_head_state_size"  # attribute of a model whose own code makes its logits
@@ -260,15 +261,16 @@ def _lent(weights: Sequence[Tensor], num_tokens: int) -> Iterator[list[Tensor]]:
 
 
 def _chunk_size(num_tokens: int, bytes_per_token: int, memory_mib: int) -> int:
-    """Return the tokens of a chunk: as few chunks as fit, about equal, of a round size."""
-    largest = max(1, memory_mib * 2**20 // (bytes_per_token * _ROUND_TOKENS))  # in round sizes
-    num_chunks = math.ceil(num_tokens / (largest * _ROUND_TOKENS))
-    return math.ceil(num_tokens / (max(num_chunks, 1) * _ROUND_TOKENS)) * _ROUND_TOKENS
+    """Return the tokens of a chunk: as few chunks as fit, about equal, of a round size if that many fit."""
+    fitting = max(1, memory_mib * 2**20 // bytes_per_token)
+    step = min(_ROUND_TOKENS, fitting)
+    num_chunks = math.ceil(num_tokens / (fitting // step * step))
+    return math.ceil(num_tokens / (max(num_chunks, 1) * step)) * step
 
 
 def _blocks(chunk: Tensor) -> Iterator[slice]:
-    """Yield the rows of each block; an accelerator takes the chunk whole."""
+    """Yield the rows of each block."""
     num_rows, num_logits = chunk.shape
-    size = max(1, _BLOCK_LOGITS // num_logits) if chunk.device.type == "cpu" else num_rows
+    size = max(1, (_BLOCK_LOGITS if chunk.device.type == "cpu" else _ACCELERATOR_BLOCK_LOGITS) // num_logits)
     for start in range(0, num_rows, size):
         yield slice(start, min(start + size, num_rows))

@@ -19,7 +19,7 @@ from torch.nn.functional import pad
 
 from minillm.decoders import Decoder, GenericDecoder, Reads
 from minillm.errors import NonFiniteError
-from minillm.heads import Head
+from minillm.heads import Head, LinearHead
 from minillm.lean_decoder import LeanDecoder, LeanModel
 from minillm.llama_family import is_supported
 from minillm.packed_model import packed_copy
@@ -55,7 +55,8 @@ def decodable(model: Any) -> Any:
     """Return the model as the fastest decoder reads it, with copies of most weights: good until the model changes."""
     if isinstance(model, LeanModel):
         return model
-    return LeanModel(model) if is_supported(model) else packed_copy(model)
+    is_lean = is_supported(model) and isinstance(Head.of(model), LinearHead)
+    return LeanModel(model) if is_lean else packed_copy(model)
 
 
 @torch.no_grad()

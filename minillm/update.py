@@ -177,5 +177,5 @@ def _corpus_readout(halves: Halves, blocks: Tensor) -> Readout:
 
 def token_weights(response_mask: Tensor, averaging: Literal["token", "response"]) -> Tensor:
     """Return what each token (B, T) counts in the minibatch's mean: the same, or the same for each response."""
-    kept = response_mask.to(torch.float32)
+    kept = response_mask.double()
     return kept if averaging == "token" else kept / kept.sum(dim=1, keepdim=True)

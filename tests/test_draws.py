@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
+
 import pytest
 import torch
 
 from minillm.draws import Stream, component_draws, token_uniforms
-from minillm.generation import all_responses, generate_responses, sampled_batches
+from minillm.generation import _teacher_picks, all_responses, generate_responses, sampled_batches
 from tasks.distill import _decoding
 from tests import tiny
 from tests.tiny_run import DEFAULTS, changed, decoding
@@ -31,6 +34,29 @@ def test_a_phase_draws_anew_from_the_same_weights_and_alike_if_repeated() -> Non
         all_responses(generate_responses(model, prompts, range(4), decoding(step=step))) for step in (1, 1, 2)
     )
     assert first == again and all(one != other for one, other in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("num_rows", [1, 5, 16])
+@pytest.mark.parametrize("mask_groups", [1, 2, 4, 5, 9, 15, 16])
+def test_a_batch_has_as_many_patterns_as_asked_for_or_one_a_row(num_rows: int, mask_groups: int) -> None:
+    settings = replace(decoding(seed=17, step=1, max_tokens=64), mask_groups=mask_groups)
+    patterns = Counter(tuple(row.tolist()) for row in _teacher_picks(range(num_rows), settings, 0.5))
+    assert len(patterns) == min(mask_groups, num_rows)
+    assert max(patterns.values()) - min(patterns.values()) <= 1
+
+
+def test_components_are_drawn_independently_with_the_share_of_the_teacher() -> None:
+    """The number of the teacher's tokens varies as that of independent draws does, neighbours and rows do not agree."""
+    alpha, num_rows, num_tokens = 0.2, 4000, 25
+    drawn = torch.tensor([component_draws(3, step, 7, num_tokens, alpha) for step in range(num_rows)]).double()
+    size, variance = num_rows * num_tokens, alpha * (1 - alpha)
+    assert abs(float(drawn.mean()) - alpha) < 4 * (variance / size) ** 0.5
+    counts = drawn.sum(dim=1)
+    expected = num_tokens * variance  # a variance's own standard error is sqrt(2 / n) of it
+    assert abs(float(counts.var()) - expected) < 4 * expected * (2 / num_rows) ** 0.5
+    for one, other in ((drawn[:, :-1], drawn[:, 1:]), (drawn[:-1], drawn[1:]), (drawn[:, :-7], drawn[:, 7:])):
+        covariance = float(((one - alpha) * (other - alpha)).mean())
+        assert abs(covariance) < 4 * variance / one.numel() ** 0.5
 
 
 @pytest.mark.parametrize("mask_groups", [1, 2])

@@ -96,7 +96,7 @@ def by_blocks(name: str, student: OneHead, teacher: OneHead, dtype: torch.dtype)
 @pytest.fixture(params=SIZES, ids=str)
 def sizes(request: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
     chunk, block = request.param
-    monkeypatch.setattr(heads, "_ROUND_TOKENS", chunk)
+    monkeypatch.setattr(heads, "_chunk_size", lambda *_: chunk)
     monkeypatch.setattr(heads, "_BLOCK_LOGITS", block)
     return chunk, block
 
@@ -182,11 +182,20 @@ def test_logit_blocks_hold_every_row_once_and_in_order() -> None:
 
 @pytest.mark.parametrize(
     ("num_tokens", "memory_mib", "expected"),
-    [(100, 128, 128), (1024, 128, 512), (640, 128, 640), (641, 128, 384), (4096, 128, 640), (4096, 0, 128), (0, 1, 0)],
+    [(100, 128, 128), (1024, 128, 512), (640, 128, 640), (641, 128, 384), (4096, 128, 640), (0, 1, 0)],
 )
 def test_chunks_are_few_about_equal_and_round(num_tokens: int, memory_mib: int, expected: int) -> None:
     """At 49,152 logits in bfloat16 from two models, 128 MiB hold 682 tokens."""
     assert heads._chunk_size(num_tokens, 2 * 2 * 49_152, memory_mib) == expected
+
+
+@pytest.mark.parametrize("memory_mib", [1, 20, 192])
+@pytest.mark.parametrize("bytes_per_token", [2 * 2 * 49_152, 4 * 2 * 256_000])
+def test_a_chunk_fits_the_budget_however_small_that_is(bytes_per_token: int, memory_mib: int) -> None:
+    """A large vocabulary in float32 takes 2 MiB a token of two models: 192 MiB hold 98, and 1 MiB not one."""
+    for num_tokens in (1, 97, 1024, 4096):
+        size = heads._chunk_size(num_tokens, bytes_per_token, memory_mib)
+        assert size >= 1 and (size == 1 or min(size, num_tokens) * bytes_per_token <= memory_mib * 2**20)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -218,7 +227,7 @@ class _LargestTensors(TorchDispatchMode):
 
 def test_no_tensor_of_all_logits_is_ever_alive(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of 5 tokens in bfloat16, blocks of 2 in float32; the head itself has 6 x 37 weights."""
-    monkeypatch.setattr(heads, "_ROUND_TOKENS", 5)
+    monkeypatch.setattr(heads, "_chunk_size", lambda *_: 5)
     monkeypatch.setattr(heads, "_BLOCK_LOGITS", 2 * VOCABULARY)
     monkeypatch.setattr(heads, "_LINE_BYTES", 2)
     student, teacher = (OneHead(seed, torch.bfloat16, False, None) for seed in (3, 4))

@@ -14,6 +14,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 from minillm import lean_body
 from minillm.bodies import LibraryBody
 from minillm.halves import body_of, response_states
+from minillm.probes import choose_head
 from minillm.sampling import decodable
 from tests import tiny
 from tests.test_logprobs import ragged_texts
@@ -99,7 +100,7 @@ def test_layers_that_are_not_plain_stay_with_the_library_and_are_right(name: str
             prompt = texts.prompt_ids[row][texts.prompt_mask[row]]
             ids = torch.cat([prompt, texts.response_ids[row][mask]])[None]
             expected.append(model.base_model(ids).last_hidden_state[0, len(prompt) - 1 : -1])
-    assert torch.allclose(produced, torch.cat(expected), atol=2e-5)
+    assert torch.allclose(produced, torch.cat(expected), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", sorted({*CHANGES} - {"another embedding"}))  # which our decoder calls itself
@@ -111,7 +112,18 @@ def test_decoding_runs_what_was_put_into_a_model(name: str) -> None:
     for place, logprob in enumerate(out.drawn_logprobs[0]):
         drawn = out.response_ids[0].tolist()
         exact = next_distribution(model, prompt + drawn[:place])[drawn[place]].log()
-        assert float(logprob) == pytest.approx(float(exact), abs=2e-5)
+        assert float(logprob) == pytest.approx(float(exact), abs=1e-5)
+
+
+def test_a_head_that_is_not_plain_makes_its_own_logits_in_decoding() -> None:
+    model, prompt, uniforms = tiny.tiny_qwen3(3), [3, 4, 5], torch.linspace(0.1, 0.9, 4, dtype=torch.float64)[None]
+    model.lm_head.register_forward_hook(lambda module, inputs, output: 3 * output)
+    choose_head(model, "tiny")
+    out = sample(decodable(model), None, [prompt], [False] * 4, uniforms, end_id=-1)
+    for place, logprob in enumerate(out.drawn_logprobs[0]):
+        drawn = out.response_ids[0].tolist()
+        exact = next_distribution(model, prompt + drawn[:place])[drawn[place]].log()
+        assert float(logprob) == pytest.approx(float(exact), abs=1e-5)
 
 
 def test_dropout_and_mixed_numbers_are_not_ours() -> None:

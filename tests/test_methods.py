@@ -262,6 +262,22 @@ def test_the_teachers_forward_passes_are_counted() -> None:
     assert 8 // 4 * 2 <= _teacher_calls("seqkd") <= 16 // 4 * 6
 
 
+@pytest.mark.parametrize("alpha", [0.0, 0.5])
+def test_the_teachers_body_runs_as_often_whatever_the_inner_epochs(alpha: float) -> None:
+    """Calls of the body itself are counted, not those that we report; GPT-2 runs through the library's own forward."""
+    counts = []
+    for inner_epochs in (1, 3):
+        rollout = {"rollouts_per_phase": 8, "teacher_mix_alpha": alpha}
+        config = settings("minillm", rollout=rollout, num_phases=1, inner_epochs=inner_epochs)
+        teacher, calls = tiny.tiny_gpt2(2), []
+        teacher.base_model.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        run = tiny_run(config, tiny.tiny_gpt2(1), teacher, ROWS)
+        *_, last = distill(run, lambda actors: {"validation/reverse_kl": 1.0, "validation/loss": 1.0})
+        counts.append((len(calls), last.metrics["teacher/calls"]))
+    assert counts[0] == counts[1] and counts[0][0] == counts[0][1] > 0
+    assert alpha or counts[0][0] == 8 // 4
+
+
 def test_a_phase_reports_padding_and_the_teachers_calls() -> None:
     """Prompts of one length and no early end leave no padding; the update has none in any case."""
     same = [Example(row, "", "", [""], "", [3, 4, 5 + row], [6, 7]) for row in range(10)]

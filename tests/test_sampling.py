@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -214,17 +216,31 @@ def test_tokens_do_not_depend_on_batch_size_or_order(seed: int | None, make_mode
     assert whole == small == turned[::-1]
 
 
-def test_with_draws_for_every_row_the_batch_changes_no_token_of_a_mixture() -> None:
-    student, teacher = tiny.tiny_llama(1), tiny.tiny_llama(2)
-    rows = tiny.random_rows(17, 1, 9, seed=3)
+@pytest.mark.parametrize("make_teacher", [tiny.tiny_gpt2, tiny.tiny_llama])
+@pytest.mark.parametrize("make_student", [tiny.tiny_gpt2, tiny.tiny_llama])
+def test_with_draws_for_every_row_neither_batch_nor_order_changes_a_token_of_a_mixture(
+    make_student: Any, make_teacher: Any
+) -> None:
+    student, teacher, rows = make_student(1), make_teacher(2), tiny.random_rows(17, 1, 9, seed=3)
 
-    def tokens(batch_size: int, mask_groups: int) -> list[list[int]]:
-        settings = replace(decoding(batch_size, 7), mask_groups=mask_groups)
-        found: list[list[int]] = [[]] * 17
-        for indices, responses in sampled_batches(student, teacher, rows, range(17), settings, 0.4):
+    def tokens(batch_size: int, mask_groups: int, order: Sequence[int] = range(17)) -> dict[int, list[int]]:
+        settings, found = replace(decoding(batch_size, 7), mask_groups=mask_groups), {}
+        prompts = [rows[row_id] for row_id in order]
+        for indices, responses in sampled_batches(student, teacher, prompts, order, settings, 0.4):
             for index, ids, kept in zip(indices, responses.response_ids, responses.response_mask, strict=True):
-                found[index] = ids[kept].tolist()
+                found[order[index]] = ids[kept].tolist()
         return found
 
-    assert tokens(17, 17) == tokens(5, 5) == tokens(2, 2)
-    assert tokens(17, 17) != tokens(17, 1)
+    whole, turned = tokens(17, 17), random.Random(5).sample(range(17), 17)
+    assert whole == tokens(5, 5) == tokens(2, 2) == tokens(17, 17, turned) == tokens(4, 4, turned)
+    halves = tokens(4, 4, turned[:9]), tokens(17, 17, turned[9:])  # as two workers would share the rows
+    assert whole == {**halves[0], **halves[1]}
+    assert whole != tokens(17, 1)
+
+
+def test_a_shared_pattern_is_that_of_its_first_row_in_whatever_order_its_rows_come() -> None:
+    student, teacher, rows = tiny.tiny_llama(1), tiny.tiny_llama(2), tiny.random_rows(6, 5, 5, seed=3)
+    settings = decoding(6, 7)
+    ((_, ahead),) = sampled_batches(student, teacher, rows, range(6), settings, 0.4)
+    ((_, turned),) = sampled_batches(student, teacher, rows[::-1], range(5, -1, -1), settings, 0.4)
+    assert torch.equal(ahead.response_ids, turned.response_ids.flip(0))
