@@ -58,14 +58,15 @@ chaos: $(VENV)/.installed-dev ## kill every training stage at random and at ever
 chaos-short: $(VENV)/.installed-dev ## the same with a few kills, in minutes
 	$(BIN)/python -m tests.chaos --short
 
-bench: $(VENV)/.installed ## measure against plain versions and other trainers (a quiet machine, half an hour)
-	$(BIN)/python -m benchmarks rollout
-	$(BIN)/python -m benchmarks update
-	$(BIN)/python -m benchmarks phase --short
-	$(BIN)/python -m benchmarks prepare
-	$(BIN)/python -m benchmarks checkpoint
+bench: $(VENV)/.installed ## measure against plain versions and other trainers, a JSON object each (a quiet machine, an hour and a half)
+	$(BIN)/python -m benchmarks rollout --json --rounds 3
+	$(BIN)/python -m benchmarks update --json
+	$(BIN)/python -m benchmarks phase --json --rounds 1
+	$(BIN)/python -m benchmarks prepare --json
+	$(BIN)/python -m benchmarks checkpoint --json
+	$(BIN)/python -m benchmarks scaling --json --rounds 1
 	$(BIN)/python -m pip install --quiet --no-deps -r requirements-benchmarks.lock
-	$(BIN)/python -m benchmarks peers --short
+	$(BIN)/python -m benchmarks peers --json --rounds 1
 
 fuzz: $(VENV)/.installed-dev ## a million malformed rows, then a coverage-guided fuzzer on the row reader for two minutes
 	$(BIN)/python -m pytest -m slow tests/test_fuzz_rows.py

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from minillm.errors import UserError
@@ -43,7 +45,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _measured(chosen: argparse.Namespace) -> dict[str, Any]:
     module = importlib.import_module(f"benchmarks.{chosen.name}")
     found: dict[str, Any] = module.measure(chosen.threads, chosen.rounds, chosen.short)
-    return found
+    from benchmarks.workload import machine  # not before: a process of `prepare` has this module, and needs no torch
+
+    return found | {"commit": _commit(), "machine": machine()}
+
+
+def _commit() -> str:
+    """Return the commit that is measured, "-dirty" behind it if files differ from it."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude", "*"]
+    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
+    return done.stdout.strip() or "unknown"
 
 
 def _lines(found: Mapping[str, Any], prefix: str = "") -> list[str]:

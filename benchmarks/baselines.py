@@ -8,26 +8,28 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from minillm.attention import attention_of
 from minillm.device import Compute
 from minillm.logprobs import position_ids
 from minillm.types import Experience, PromptBatch, Texts
 
 
 class _Stepper:
-    """A model with its cache, run at every token."""
+    """A model with its cache, run at every token with the library's fused attention, the faster one in decoding."""
 
     def __init__(self, model: Any) -> None:
         self._model, self._cache = model, DynamicCache(config=model.config)
 
     def __call__(self, ids: Tensor, mask: Tensor) -> Tensor:
-        output = self._model(
-            input_ids=ids,
-            attention_mask=mask.long(),
-            position_ids=position_ids(mask)[:, -ids.shape[1] :],
-            cache=self._cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        with attention_of(self._model.config, "sdpa"):
+            output = self._model(
+                input_ids=ids,
+                attention_mask=mask.long(),
+                position_ids=position_ids(mask)[:, -ids.shape[1] :],
+                cache=self._cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
         logits: Tensor = output.logits[:, -1].float()
         return logits
 

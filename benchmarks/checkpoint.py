@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from benchmarks.timing import interleaved
-from benchmarks.workload import STUDENT_LAYERS, machine, smol_model, the_compute
+from benchmarks.workload import STUDENT_LAYERS, smol_model, the_compute
 from minillm.checkpoint import Checkpoints, model_tensors, optimizer_tensors
 from minillm.params import load_params
 from minillm.types import TrainingState
@@ -30,7 +30,7 @@ def measure(num_threads: int, num_rounds: int, short: bool) -> dict[str, Any]:
         times = interleaved({"write": partial(kept.save, state, best), "read": kept.newest}, num_rounds)
     found = {part: measured.summary() for part, measured in times.items()}
     share = found["write"]["wall_s"] / every_s
-    return {"machine": machine(), "state_mib": _size_mib(state), **found, "share_of_time": round(share, 4)}
+    return {"state_mib": _size_mib(state), **found, "share_of_time": round(share, 4)}
 
 
 def _state(model: Any) -> TrainingState:

@@ -17,7 +17,6 @@ from benchmarks.workload import (
     STUDENT_LAYERS,
     TEACHER_LAYERS,
     VOCABULARY,
-    machine,
     prompt_batch,
     smol_model,
     the_compute,
@@ -66,7 +65,6 @@ def measure(num_threads: int, num_rounds: int, is_short: bool) -> dict[str, Any]
         "growth": {part: _growth(axes, speeds) for part, speeds in found.items()},
         "figure": str(FIGURE_PATH),
         "arithmetic": str(compute),
-        "machine": machine(),
     }
 
 

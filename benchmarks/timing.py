@@ -11,6 +11,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import torch
+
 
 @dataclass
 class Times:
@@ -28,14 +30,22 @@ def interleaved(competitors: Mapping[str, Callable[[], Any]], num_rounds: int) -
     """Run every competitor once unmeasured and then once a round, in turns."""
     for compete in competitors.values():
         compete()
+        finish()
     times = {name: Times() for name in competitors}
     for _ in range(num_rounds):
         for name, compete in competitors.items():
             wall, cpu = time.perf_counter(), time.process_time()
             compete()
+            finish()
             times[name].wall_s.append(time.perf_counter() - wall)
             times[name].cpu_s.append(time.process_time() - cpu)
     return times
+
+
+def finish() -> None:
+    """Wait for what an accelerator still has to do, which would be charged to the next competitor."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def ratio(slow: Times, fast: Times) -> dict[str, float]:

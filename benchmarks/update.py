@@ -16,7 +16,6 @@ from benchmarks.workload import (
     TEACHER_LAYERS,
     VOCABULARY,
     distill_run,
-    machine,
     random_texts,
     smol_model,
     the_compute,
@@ -53,7 +52,6 @@ def measure(num_threads: int, num_rounds: int, is_short: bool) -> dict[str, Any]
         "times": {name: found.summary() for name, found in times.items()},
         "loss_memory_mib": memory,
         "arithmetic": str(compute),
-        "machine": machine(),
     }
 
 

@@ -13,8 +13,8 @@ import torch
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from minillm.attention import attention_of
 from minillm.errors import UserError
-from minillm.packed_rows import attention_of
 
 
 def recompute_layers(model: Any) -> None:

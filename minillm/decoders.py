@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from minillm.attention import attention_of, decoding_attention
 from minillm.heads import Head, LinearHead
 from minillm.logprobs import position_ids
 from minillm.packed_model import is_packed
@@ -151,15 +152,17 @@ class GenericDecoder(Decoder):
     def __init__(self, model: Any, prompts: PromptBatch, num_tokens: int, kept: Tensor | None = None) -> None:
         super().__init__(prompts, kept)
         self._model, self._cache = model, growing_cache(model.config, prompts.prompt_ids.shape[1] + num_tokens)
+        self._attention = decoding_attention(model)
 
     def _forward(self, token_ids: Tensor, mask: Tensor) -> Tensor:
-        output = self._model.base_model(
-            input_ids=token_ids,
-            attention_mask=mask.long(),
-            position_ids=position_ids(mask)[:, -token_ids.shape[1] :],
-            cache=self._cache,
-            use_cache=True,
-        )
+        with attention_of(self._model.config, self._attention):
+            output = self._model.base_model(
+                input_ids=token_ids,
+                attention_mask=mask.long(),
+                position_ids=position_ids(mask)[:, -token_ids.shape[1] :],
+                cache=self._cache,
+                use_cache=True,
+            )
         states: Tensor = output.last_hidden_state
         return states
 

@@ -75,7 +75,7 @@ def _require(holds: bool, fault: str) -> None:
         raise UserError(f"embedded tokenizer ({_PACKAGE}): {fault}")
 
 
-def load_embedded_model(attention: str) -> Any:
+def load_embedded_model(attention: str | None) -> Any:
     """Return the dequantized float32 model as a plain causal LM that can be saved, with the given `attention`."""
     from transformers import AutoModelForCausalLM
 

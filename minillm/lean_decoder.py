@@ -10,6 +10,7 @@ keys and as many of values, D width of a head, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,17 +29,21 @@ from minillm.types import PromptBatch
 
 
 class _Norm:
-    """An RMS norm; order: (H,), the weight that comes at each place."""
+    """An RMS norm: states / sqrt(|states|^2 / H + smallest) weight, with sqrt(H) taken into the weight.
+
+    order: (H,), the weight that comes at each place.
+    """
 
     def __init__(self, norm: Any, order: Tensor | None = None) -> None:
-        self._weight, self._smallest = joined([norm.weight], order), norm.variance_epsilon
+        weight = wide(joined([norm.weight], order))
+        self._weight = weight * len(weight) ** 0.5
+        self._smallest = torch.tensor(len(weight) * norm.variance_epsilon, dtype=weight.dtype).sqrt().to(weight.device)
 
     def __call__(self, states: Tensor) -> Tensor:
         """Return normalised states (..., H)."""
-        values, size = wide(states), states.shape[-1]
-        squares = torch.linalg.vector_norm(values, dim=-1, keepdim=True).square_()
-        scaled: Tensor = values * squares.add_(size * self._smallest).rsqrt_().mul_(size**0.5)
-        return scaled.to(states.dtype).mul_(self._weight)
+        length = torch.linalg.vector_norm(states, dim=-1, keepdim=True, dtype=self._weight.dtype)
+        scaled = torch.div(states, torch.hypot(length, self._smallest)).mul_(self._weight)
+        return scaled.to(states.dtype)
 
 
 class _Layer:
@@ -127,8 +132,8 @@ class LeanDecoder(Decoder):
     def _forward(self, token_ids: Tensor, mask: Tensor) -> Tensor:
         step = self._next_pass(token_ids.shape[1], mask)
         states = self._model.embedding(step.real_tokens(token_ids))
-        for layer, cache in zip(self._model.layers, self._cache, strict=True):
-            attended = self._attended(self._heads(layer, states, step), cache, step)
+        for layer, columns in zip(self._model.layers, self._columns(step), strict=True):
+            attended = self._attended(self._heads(layer, states, step), columns, step)
             states = layer.after_mlp(layer.output.plus(step.real_tokens(attended), states))
         return step.as_rows(self._model.norm(states))
 
@@ -156,23 +161,28 @@ class LeanDecoder(Decoder):
         columns_taken = slice(num_columns - num_new, num_columns)
         return _Pass((num_rows, num_new), places, columns_taken, rotation, bias[:, None])
 
+    def _columns(self, step: _Pass) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Return each layer's part of the cache: the new tokens (2, B, K, n, D), all keys and values (B, K, S, D)."""
+        new, seen = self._cache[..., step.columns, :], self._cache[..., : step.columns.stop, :]
+        return zip(new.unbind(), seen[:, 0].unbind(), seen[:, 1].unbind(), strict=True)
+
     def _heads(self, layer: _Layer, states: Tensor, step: _Pass) -> Tensor:
         """Return turned queries and keys, and values behind them (N, A + 2 K, D)."""
         model, inputs = self._model, layer.input_norm(states)
         heads: Tensor = layer.query_key_value(inputs).unflatten(-1, (-1, model.head_size))
-        queries, keys = heads[:, : -model.num_key_heads].split([model.num_heads, model.num_key_heads], dim=1)
+        turning = heads[:, : -model.num_key_heads]
         if layer.query_norm is not None and layer.key_norm is not None:
+            queries, keys = turning.split([model.num_heads, model.num_key_heads], dim=1)
             queries.copy_(layer.query_norm(queries))
             keys.copy_(layer.key_norm(keys))
-        _turn(heads[:, : -model.num_key_heads], step.rotation)
+        _turn(turning, step.rotation)
         return heads
 
-    def _attended(self, heads: Tensor, cache: Tensor, step: _Pass) -> Tensor:
+    def _attended(self, heads: Tensor, columns: tuple[Tensor, Tensor, Tensor], step: _Pass) -> Tensor:
         """Store keys and values of the new tokens (N, A + 2 K, D), and return what attention says (B, n, A D)."""
-        model, num_new = self._model, step.shape[1]
+        (kept, keys, values), model, num_new = columns, self._model, step.shape[1]
         queries, new = step.as_rows(heads).split([model.num_heads, 2 * model.num_key_heads], dim=2)
-        cache[:, :, :, step.columns] = new.unflatten(2, (2, -1)).permute(2, 0, 3, 1, 4)
-        keys, values = cache[:, :, :, : step.columns.stop]
+        kept.copy_(new.unflatten(2, (2, -1)).permute(2, 0, 3, 1, 4))
         # Queries of one key head, those of one token side by side, are the rows of a single product with the keys.
         grouped = queries.unflatten(2, (model.num_key_heads, -1)).transpose(1, 2).flatten(2, 3)
         attended = scaled_dot_product_attention(grouped, keys, values, attn_mask=step.bias)

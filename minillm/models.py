@@ -9,22 +9,20 @@ from typing import Any
 
 import torch
 
+from minillm.attention import loading_attention
 from minillm.embedded import load_embedded_model
 from minillm.errors import UserError
 from minillm.model_directory import Source, check_location
 from minillm.probes import check_causal, check_decoding, choose_head
 from minillm.tokenizers import explained, loading_options
 
-# On CPUs the backward pass of fused attention over short masked sequences is slower than the plain products.
-_ATTENTION = {"cpu": "eager", "cuda": "sdpa"}
-
 
 def load_model(source: Source, location: str, revision: str, dtype: torch.dtype, device: torch.device) -> Any:
     """Return a causal language model in evaluation mode (dropout off), complete and with a head that we can apply."""
     hide_library_output()
     if source == "embedded":
-        return load_embedded_model(_ATTENTION[device.type]).to(device, dtype)
-    options = {"dtype": dtype, "attn_implementation": _ATTENTION[device.type]}
+        return load_embedded_model(loading_attention(device.type)).to(device, dtype)
+    options = {"dtype": dtype, "attn_implementation": loading_attention(device.type)}
     model = _complete_model(source, location, revision, options).to(device).eval()
     check_causal(model, location)
     choose_head(model, location)

@@ -9,8 +9,6 @@ Shapes: B texts, L columns of padded rows, N tokens, A heads, D width of a head.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +18,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import GPT2LMHeadModel, LlamaForCausalLM, OPTForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from minillm.attention import attention_of
 from minillm.heads import wide
 
 _NAME = "packed_rows"
@@ -67,16 +66,6 @@ def packed_states(model: Any, token_ids: Tensor, lengths: Tensor) -> Tensor:
         )
     states: Tensor = output.last_hidden_state
     return states[0]
-
-
-@contextmanager
-def attention_of(config: Any, implementation: str) -> Iterator[None]:
-    """Let a model with this configuration attend by another implementation for a while."""
-    kept, config._attn_implementation = config._attn_implementation, implementation
-    try:
-        yield
-    finally:
-        config._attn_implementation = kept
 
 
 def _layout(columns: Tensor) -> RowLayout:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from minillm.attention import keep_attention
 from minillm.decoders import GenericDecoder
 from minillm.errors import UserError
 from minillm.heads import use_own_head
@@ -19,7 +20,8 @@ from minillm.types import PromptBatch
 _log = logging.getLogger(__name__)
 _NUM_PROBE_TOKENS = 4
 _LARGE_LOGIT = 100.0  # trained models reach it, and every known cap is below
-_HEAD_TOLERANCE = 1e-2  # of the largest logit; bfloat16 heads round differently by less, a transform changes far more
+_HEAD_TOLERANCE = 1e-4  # of the largest logit
+_ROUNDED_HEAD_TOLERANCE = 1e-2  # bfloat16 heads round differently by less
 _DECODING_TOLERANCE = 1e-3  # of the largest logit
 _ROUNDED_DECODING_TOLERANCE = 0.1  # in bfloat16: layers add up what they round
 
@@ -38,7 +40,7 @@ def check_causal(model: Any, location: str) -> None:
         ) from error
     if not before.isfinite().all():
         raise UserError(f"{location}: {type(model).__name__} gives logits that are not finite; are its weights?")
-    if not _agree(before, after):
+    if not _agree(before, after, _head_tolerance(model)):
         raise UserError(f"{location}: {type(model).__name__} is no causal language model: a token sees those behind it")
 
 
@@ -53,8 +55,9 @@ def choose_head(model: Any, location: str) -> None:
     large = states * (_LARGE_LOGIT / logits.abs().max().clamp(min=1e-6)).to(states.dtype)  # where a cap shows
     own, own_of_large = (_made_logits(model, part, states.shape[-1]) for part in (states, large))
     linear, linear_of_large = (_made_logits(model, part, None) for part in (states, large))
-    is_own = _agree(own, logits)
-    if _agree(linear, logits) and (not is_own or _agree(linear_of_large, own_of_large)):
+    tolerance = _head_tolerance(model)
+    is_own = _agree(own, logits, tolerance)
+    if _agree(linear, logits, tolerance) and (not is_own or _agree(linear_of_large, own_of_large, tolerance)):
         return
     if not is_own:
         raise UserError(
@@ -80,8 +83,19 @@ def _made_logits(model: Any, states: Tensor, own_size: int | None) -> Tensor | N
 def check_decoding(model: Any, location: str) -> None:
     """Raise UserError unless texts can be read as they are decoded: padded on the left, in pieces, with a cache.
 
-    Logits are compared without their mean, which no distribution shows.
+    Logits are compared without their mean, which no distribution shows. A model that only its own attention decodes
+    right keeps that.
     """
+    if not _decodes_right(model, location):
+        keep_attention(model)
+        if not _decodes_right(model, location):
+            raise UserError(
+                f"{location}: {type(model).__name__} cannot be decoded: in pieces with a cache, padded on the left, it"
+                " does not read a text as it does at once"
+            )
+
+
+def _decodes_right(model: Any, location: str) -> bool:
     ids, mask = _padded_probe(model)
     whole = torch.cat([model(input_ids=row[kept][None]).logits[:, -1] for row, kept in zip(ids, mask, strict=True)])
     try:
@@ -93,11 +107,7 @@ def check_decoding(model: Any, location: str) -> None:
         ) from error
     decoded, whole = (logits.float() - logits.float().mean(dim=-1, keepdim=True) for logits in (decoded, whole))
     is_rounded = model.dtype == torch.bfloat16
-    if not _agree(decoded, whole, _ROUNDED_DECODING_TOLERANCE if is_rounded else _DECODING_TOLERANCE):
-        raise UserError(
-            f"{location}: {type(model).__name__} cannot be decoded: in pieces with a cache, padded on the left, it does"
-            " not read a text as it does at once"
-        )
+    return _agree(decoded, whole, _ROUNDED_DECODING_TOLERANCE if is_rounded else _DECODING_TOLERANCE)
 
 
 def _padded_probe(model: Any) -> tuple[Tensor, Tensor]:
@@ -127,10 +137,14 @@ def _probe_ids(model: Any) -> Tensor:
     return torch.arange(_NUM_PROBE_TOKENS, device=next(model.parameters()).device)[None]
 
 
-def _agree(ours: Tensor | None, logits: Tensor | None, tolerance: float = _HEAD_TOLERANCE) -> bool:
+def _agree(ours: Tensor | None, logits: Tensor | None, tolerance: float) -> bool:
     if ours is None or logits is None or ours.shape != logits.shape:
         return False
     return bool((ours - logits).abs().max() <= tolerance * logits.abs().max())
+
+
+def _head_tolerance(model: Any) -> float:
+    return _ROUNDED_HEAD_TOLERANCE if model.dtype == torch.bfloat16 else _HEAD_TOLERANCE
 
 
 def _first_line(error: Exception) -> str:

@@ -282,4 +282,25 @@ SILENT = {
         "return [bool(draw < teacher_mix_alpha) for draw in draws]",
         "return [int((t + 1) * teacher_mix_alpha) > int(t * teacher_mix_alpha) for t in range(len(draws))]",
     ),
+    "a fixed count of teacher tokens at random places": (
+        "minillm/draws.py",
+        "return [bool(draw < teacher_mix_alpha) for draw in draws]",
+        "return [bool(rank < round(teacher_mix_alpha * num_tokens)) for rank in draws.argsort().argsort()]",
+    ),
+    "fewer patterns than asked for": (
+        "minillm/generation.py",
+        "place * decoding.mask_groups // num_rows",
+        "place // -(-num_rows // decoding.mask_groups)",
+    ),
+    "a head's own code is left out of decoding": (
+        "minillm/sampling.py",
+        "is_supported(model) and isinstance(Head.of(model), LinearHead)",
+        "is_supported(model)",
+    ),
+    "a chunk beyond its budget": (
+        "minillm/heads.py",
+        "step = min(_ROUND_TOKENS, fitting)",
+        "step, fitting = _ROUND_TOKENS, max(_ROUND_TOKENS, fitting)",
+    ),
+    "weights of tokens in float32": ("minillm/update.py", "response_mask.double()", "response_mask.float()"),
 }

@@ -20,11 +20,14 @@ from transformers import (
     MambaConfig,
     MambaForCausalLM,
 )
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
+from minillm.attention import decoding_attention, loading_attention
 from minillm.decoders import GrowingLayer
 from minillm.errors import UserError
 from minillm.logprobs import head_logits
 from minillm.models import load_saved, save_model
+from minillm.packed_model import packed_copy
 from minillm.probes import _warn_of_own_head, check_causal, check_decoding, choose_head
 from tests import tiny
 from tests.saved_model import WORDS, save_tiny, word_tokenizer
@@ -167,3 +170,33 @@ def test_weights_that_are_not_finite_are_told(tmp_path: Path) -> None:
     save_file(weights, saved / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match="LlamaForCausalLM gives logits that are not finite"):
         load_saved(saved, torch.float32, torch.device("cpu"))
+
+
+def test_a_model_decodes_by_fused_attention_where_the_library_has_it_for_its_kind() -> None:
+    llama, gemma = tiny.tiny_llama(1), tiny.tiny_gemma2(1)
+    assert (decoding_attention(llama), decoding_attention(gemma)) == ("sdpa", "eager")
+    assert decoding_attention(packed_copy(llama)) == "sdpa" and llama.config._attn_implementation == "eager"
+
+
+def test_a_model_that_only_its_own_attention_decodes_right_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    fused = ALL_ATTENTION_FUNCTIONS["sdpa"]
+
+    def unscaled(*given: Any, **named: Any) -> Any:
+        output, weights = fused(*given, **named)
+        return 2 * output, weights
+
+    monkeypatch.setitem(AttentionInterface._global_mapping, "sdpa", unscaled)
+    model = tiny.tiny_gpt2(1)
+    check_decoding(model, "here")
+    assert decoding_attention(model) == decoding_attention(packed_copy(model)) == "eager"
+
+
+def test_off_cpus_a_model_loads_with_what_the_library_has_for_its_kind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gemma-2 caps its attention's logits, which the fused one cannot."""
+    monkeypatch.setattr("minillm.models.loading_attention", lambda _: loading_attention("cuda"))
+    for name, make_model, expected in (("llama", tiny.tiny_llama, "sdpa"), ("gemma2", tiny.tiny_gemma2, "eager")):
+        save_model(make_model(1), word_tokenizer(WORDS), tmp_path / name)
+        model = load_saved(tmp_path / name, torch.float32, torch.device("cpu"))
+        assert model.config._attn_implementation == expected
