@@ -19,6 +19,7 @@ HELP = {
     "phase": "rollouts and inner epochs against the passes of published code",
     "peers": "a step against those of TRL's trainers",
     "scaling": "our tokens a second against sizes; writes a figure",
+    "draws": "the noise of a gradient by how many rows share who picks a token, on the models of a finished run",
     "prepare": "a million rows read, checked, split and written",
     "checkpoint": "a checkpoint written, and read with every sum checked",
 }
@@ -43,11 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _measured(chosen: argparse.Namespace) -> dict[str, Any]:
-    module = importlib.import_module(f"benchmarks.{chosen.name}")
+    module, commit = importlib.import_module(f"benchmarks.{chosen.name}"), _commit()
     found: dict[str, Any] = module.measure(chosen.threads, chosen.rounds, chosen.short)
     from benchmarks.workload import machine  # not before: a process of `prepare` has this module, and needs no torch
 
-    return found | {"commit": _commit(), "machine": machine()}
+    return found | {"commit": commit, "machine": machine()}
 
 
 def _commit() -> str:

@@ -41,13 +41,17 @@ def measure(num_threads: int, num_rounds: int, is_short: bool) -> dict[str, Any]
     compute, num_rollouts = the_compute(num_threads), NUM_SHORT if is_short else NUM_ROLLOUTS
     student, teacher = (smol_model(layers, compute, seed=layers) for layers in (STUDENT_LAYERS, TEACHER_LAYERS))
     teacher = teacher.to(compute.dtype)
-    run, configured = (_run(student, teacher, compute, num_rollouts, size) for size in ({"batch_size": _BATCH}, {}))
+    run, configured, small = (
+        _run(student, teacher, compute, number, size)
+        for number, size in ((num_rollouts, {"batch_size": _BATCH}), (num_rollouts, {}), (NUM_SHORT, {}))
+    )
     competitors = {
         "published": partial(_published, run, num_rollouts),
         "ours": partial(_ours, run),
         "ours, batches as configured": partial(_ours, configured),
     }
-    times = interleaved(competitors, num_rounds)
+    warm_ups = {"published": partial(_published, small, NUM_SHORT), "ours": partial(_ours, small)}
+    times = interleaved(competitors, num_rounds, warm_ups)
     return {
         "ratio_vs_published": ratio(times["published"], times["ours"])["wall"],
         "ratio": ratio(times["published"], times["ours"]),

@@ -26,9 +26,13 @@ class Times:
         return {"wall_s": round(median(self.wall_s), 4), "cpu_s": round(median(self.cpu_s), 4)}
 
 
-def interleaved(competitors: Mapping[str, Callable[[], Any]], num_rounds: int) -> dict[str, Times]:
-    """Run every competitor once unmeasured and then once a round, in turns."""
-    for compete in competitors.values():
+def interleaved(
+    competitors: Mapping[str, Callable[[], Any]],
+    num_rounds: int,
+    warm_ups: Mapping[str, Callable[[], Any]] | None = None,
+) -> dict[str, Times]:
+    """Run every competitor, or a smaller case of it, once unmeasured and then once a round, in turns."""
+    for compete in (warm_ups or competitors).values():
         compete()
         finish()
     times = {name: Times() for name in competitors}

@@ -15,6 +15,10 @@ from tasks.runner import STAGES
 from tests.tiny_pipeline import command, dvc, new_repository, set_knob
 
 pytestmark = pytest.mark.pipeline
+SPEED = {
+    *("time/rollout_s", "time/score_s", "time/update_s", "time/rollout_tokens_per_s", "time/update_tokens_per_s"),
+    *("padding/rollout_share", "padding/update_share", "teacher/calls", "memory/peak_mib"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -97,13 +101,16 @@ def test_mlflow_holds_one_parent_with_a_child_per_stage(project: Path) -> None:
         "own = [r for r in runs if r.data.tags.get('mlflow.parentRunId') == oldest.info.run_id]\n"
         "distill = next(r for r in own if r.info.run_name == 'distill')\n"
         "history = client.get_metric_history(distill.info.run_id, 'kl/reverse')\n"
+        "speed = {k: [m.step for m in client.get_metric_history(distill.info.run_id, k)]\n"
+        "         for k in distill.data.metrics if k.startswith(('time/', 'padding/', 'teacher/', 'memory/'))}\n"
         "print(json.dumps({'stages': [r.info.run_name for r in own], 'status': oldest.info.status,\n"
         "  'lr': distill.data.params['distill.optimizer.learning_rate'], 'steps': [m.step for m in history],\n"
-        "  'values': [m.value for m in history], 'tags': sorted(distill.data.tags), 'final': oldest.data.metrics}))\n"
+        "  'values': [m.value for m in history], 'tags': sorted(distill.data.tags), 'final': oldest.data.metrics, 'speed': speed}))\n"
     )
     found = json.loads(command(project, sys.executable, "-c", code).stdout.splitlines()[-1])
     assert sorted(found["stages"]) == sorted(STAGES) and found["status"] == "FINISHED"
     assert found["lr"] == "3e-05" and found["steps"] == [1, 2]
+    assert {name: found["speed"].get(name) for name in SPEED} == dict.fromkeys(SPEED, [1, 2])  # of every phase
     assert {"mlflow.source.git.commit", "dvc.stage"} <= set(found["tags"])
     curve = [line.split("\t") for line in (project / "plots/distill.tsv").read_text().splitlines()]
     column = curve[0].index("kl/reverse")
