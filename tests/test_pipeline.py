@@ -105,12 +105,13 @@ def test_mlflow_holds_one_parent_with_a_child_per_stage(project: Path) -> None:
         "         for k in distill.data.metrics if k.startswith(('time/', 'padding/', 'teacher/', 'memory/'))}\n"
         "print(json.dumps({'stages': [r.info.run_name for r in own], 'status': oldest.info.status,\n"
         "  'lr': distill.data.params['distill.optimizer.learning_rate'], 'steps': [m.step for m in history],\n"
-        "  'values': [m.value for m in history], 'tags': sorted(distill.data.tags), 'final': oldest.data.metrics, 'speed': speed}))\n"
+        "  'values': [m.value for m in history], 'tags': sorted(distill.data.tags),\n"
+        "  'final': oldest.data.metrics, 'speed': speed}))\n"
     )
     found = json.loads(command(project, sys.executable, "-c", code).stdout.splitlines()[-1])
     assert sorted(found["stages"]) == sorted(STAGES) and found["status"] == "FINISHED"
     assert found["lr"] == "3e-05" and found["steps"] == [1, 2]
-    assert {name: found["speed"].get(name) for name in SPEED} == dict.fromkeys(SPEED, [1, 2])  # of every phase
+    assert {name: found["speed"].get(name) for name in SPEED} == {name: [1, 2] for name in SPEED}  # of every phase
     assert {"mlflow.source.git.commit", "dvc.stage"} <= set(found["tags"])
     curve = [line.split("\t") for line in (project / "plots/distill.tsv").read_text().splitlines()]
     column = curve[0].index("kl/reverse")
