@@ -89,4 +89,4 @@ def _gradient(run: Run, mask_groups: int, seed: int) -> Tensor:
 
 
 def _error(values: list[float]) -> float:
-    return stdev(values) / len(values) ** 0.5
+    return stdev(values) / float(len(values)) ** 0.5
