@@ -7,6 +7,7 @@ the same exactly, on a toy of three tokens.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
@@ -89,4 +90,4 @@ def _gradient(run: Run, mask_groups: int, seed: int) -> Tensor:
 
 
 def _error(values: list[float]) -> float:
-    return stdev(values) / float(len(values)) ** 0.5
+    return stdev(values) / math.sqrt(len(values))
