@@ -21,6 +21,11 @@ class Times:
     wall_s: list[float] = field(default_factory=list)
     cpu_s: list[float] = field(default_factory=list)
 
+    def __add__(self, other: Times) -> Times:
+        """Return the times of two parts of every round together."""
+        parts = ((self.wall_s, other.wall_s), (self.cpu_s, other.cpu_s))
+        return Times(*([a + b for a, b in zip(*pair, strict=True)] for pair in parts))
+
     def summary(self) -> dict[str, float]:
         """Return the medians."""
         return {"wall_s": round(median(self.wall_s), 4), "cpu_s": round(median(self.cpu_s), 4)}
