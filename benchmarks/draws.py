@@ -35,7 +35,12 @@ NUM_ROWS, NUM_ROWS_SHORT = 64, 16
 
 
 def measure(num_threads: int, num_rounds: int, is_short: bool) -> dict[str, Any]:
-    """Return the noise under some numbers of patterns, as a multiple of that with one for every row."""
+    """Return the noise under some numbers of patterns, as a multiple of that with one for every row.
+
+    num_rounds: gradients under each.
+    """
+    if num_rounds < 2:
+        raise UserError(f"benchmarks draws: --rounds {num_rounds}: noise takes at least 2")
     compute, num_rows = the_compute(num_threads), NUM_ROWS_SHORT if is_short else NUM_ROWS
     run = _run(compute, num_rows)
     patterns = sorted({1, num_rows // 16, num_rows})
@@ -56,12 +61,12 @@ def _run(compute: Compute, num_rows: int) -> Run:
     absent = next((path for path in (WARMUP_DIR, TEACHER_DIR, TRAIN_PATH) if not path.exists()), None)
     if absent is not None:
         raise UserError(f"benchmarks draws: {absent} is not there: finish a run first (make run)")
-    config = load_params(Path("params.yaml")).distill.model_dump()
-    config |= {"method": "minillm"}
+    delivered = load_params(Path("params.yaml")).distill
+    config = delivered.model_dump() | {"method": "minillm"}
     config["objective"]["language_model_weight"] = 0.0
     config["rollout"] |= {"rollouts_per_phase": num_rows, "batch_size": num_rows}
     config["optimizer"]["minibatch_size"] = num_rows
-    distill = type(load_params(Path("params.yaml")).distill).model_validate(config)
+    distill = type(delivered).model_validate(config)
     tokenizer, rollout = load_saved_tokenizer(WARMUP_DIR), distill.rollout
     lengths = rollout.max_response_tokens, tokenizer.eos_token_id, tokenizer.pad_token_id
     decoding = Decoding(0, 0, num_rows, rollout.temperature, 0, 1.0, *lengths)
