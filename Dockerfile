@@ -13,10 +13,11 @@ RUN --mount=type=cache,target=/root/.cache/pip \
         -r requirements.lock -r requirements-embedded.lock -r requirements-servers.lock
 
 FROM ${PYTHON_IMAGE} AS pipeline
-# Runs apart are git worktrees and DVC experiments. Debian's own git of this release is the right one, whichever it is.
+# Runs apart are git worktrees and DVC experiments; the compiler makes loops beside the products faster. Debian's own of
+# this release are the right ones, whichever they are.
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends git \
+    && apt-get install --yes --no-install-recommends gcc git libc6-dev \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=builder /opt/venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH \

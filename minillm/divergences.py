@@ -14,6 +14,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from minillm.heads import wide
+from minillm.kernels.library import takes
+from minillm.kernels.losses import SampledTerms
 from minillm.logprobs import mixture_logprobs, token_logprobs
 
 Divergence = Callable[[Tensor, Tensor], Tensor]
@@ -59,6 +62,11 @@ class _SampledTerms(torch.autograd.Function):
     def forward(
         ctx: Any, student_logits: Tensor, teacher_logits: Tensor, token_ids: Tensor, teacher_logprobs: Tensor
     ) -> tuple[Tensor, Tensor]:
+        ctx.kernel = None
+        if takes(student_logits.dtype, student_logits.device) and takes(teacher_logits.dtype, teacher_logits.device):
+            ctx.kernel = _kernel(student_logits, teacher_logits, token_ids, teacher_logprobs)
+            return ctx.kernel.logprobs.view_as(token_ids), ctx.kernel.divergences.view_as(token_ids)
+        student_logits, teacher_logits = wide(student_logits), wide(teacher_logits)
         probabilities, places = student_logits.softmax(dim=-1), token_ids.unsqueeze(-1)
         logprobs = _chosen_logprobs(student_logits, probabilities, token_ids)
         logits, known = (student_logits, teacher_logits), (logprobs, teacher_logprobs)
@@ -71,10 +79,19 @@ class _SampledTerms(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, by_logprobs: Tensor, by_divergence: Tensor) -> tuple[Tensor, None, None, None]:
+        if ctx.kernel is not None:
+            gradient = ctx.kernel.backward(by_logprobs.flatten(), by_divergence.flatten())
+            return gradient.unflatten(0, by_logprobs.shape), None, None, None
         probabilities, terms, means, places = ctx.saved_tensors
         shift = (-by_divergence * means - by_logprobs).unsqueeze(-1)
         gradient = (terms * by_divergence.unsqueeze(-1)).addcmul_(probabilities, shift)
         return gradient.scatter_add_(-1, places, by_logprobs.unsqueeze(-1)), None, None, None
+
+
+def _kernel(student: Tensor, teacher: Tensor, token_ids: Tensor, known: Tensor) -> SampledTerms:
+    logits = [part.flatten(0, -2) for part in (student, teacher)]
+    logits = [part if part.stride(1) == 1 and part.stride(0) >= part.shape[1] else part.contiguous() for part in logits]
+    return SampledTerms(logits[0], logits[1], token_ids.flatten().contiguous(), known.flatten().contiguous())
 
 
 def _differences(

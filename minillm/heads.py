@@ -67,6 +67,10 @@ class Head(ABC):
     def capped(self, projected: Tensor) -> Tensor:
         """Return logits, at least in float32, differentiable."""
 
+    def as_made(self, projected: Tensor) -> Tensor:
+        """Return logits in the type of the projection, unless they take more than it."""
+        return projected
+
     @abstractmethod
     def backward(self, gradient: Tensor, states: Tensor) -> Tensor:
         """Add to the parameters' gradient what that of the projection (n, V) means, and return the states' (n, H)."""
@@ -177,6 +181,10 @@ class LinearHead(Head):
         logits = wide(projected)
         return logits if self.soft_cap is None else self.soft_cap * torch.tanh(logits / self.soft_cap)
 
+    def as_made(self, projected: Tensor) -> Tensor:
+        """Return logits in the type of the projection, with a cap at least in float32."""
+        return projected if self.soft_cap is None else self.capped(projected)
+
     def backward(self, gradient: Tensor, states: Tensor) -> Tensor:
         """Add the gradient of weight and bias in place."""
         weight, bias = self.parameters
@@ -202,20 +210,21 @@ class Readout:
 
 
 def backward_through_head(
-    student: Readout, others: Sequence[Readout], block_loss: BlockLoss, *, memory_mib: int
+    student: Readout, others: Sequence[Readout], block_loss: BlockLoss, *, memory_mib: int, in_float32: bool = True
 ) -> None:
     """Add the gradient of the summed block losses to the student's head and to all that its states came from.
 
     block_loss: called once for each block of rows; its logits are leaves, those of `others` carry no gradient.
     memory_mib: of the logits of all readouts that are alive at a time; more tokens are taken in turns.
+    in_float32: whether blocks of logits are widened, which costs a pass over each; else they come as they are made.
     """
     states_gradient = torch.empty_like(student.states)
     for start, chunks in _chunks([student, *others], memory_mib):
         own = chunks[0]
         for rows in _blocks(own):
-            leaf = wide(own[rows]).detach().requires_grad_()
-            logits = [student.head.capped(leaf)]
-            logits += [other.head.capped(chunk[rows]) for other, chunk in zip(others, chunks[1:], strict=True)]
+            leaf = (wide(own[rows]) if in_float32 else own[rows]).detach().requires_grad_()
+            made = zip([student, *others], [leaf, *(chunk[rows] for chunk in chunks[1:])], strict=True)
+            logits = [readout.head.capped(part) if in_float32 else readout.head.as_made(part) for readout, part in made]
             block_loss(slice(start + rows.start, start + rows.stop), logits).backward()
             assert leaf.grad is not None
             own[rows] = leaf.grad

@@ -14,6 +14,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import scaled_dot_product_attention
 
 from minillm.heads import wide
+from minillm.kernels import training
+from minillm.kernels.library import takes
 
 
 class Layout:
@@ -70,16 +72,19 @@ class _Turned(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, heads: Tensor, num_queries: int, rotation: Tensor, scaling: float) -> Tensor:
         ctx.factors = num_queries, rotation, scaling
-        return _times(heads, num_queries, rotation, scaling)
+        return _times(heads, num_queries, rotation, scaling, is_back=False)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         num_queries, rotation, scaling = ctx.factors
-        return _times(gradient, num_queries, rotation.conj(), scaling), None, None, None
+        return _times(gradient, num_queries, rotation, scaling, is_back=True), None, None, None
 
 
-def _times(heads: Tensor, num_queries: int, rotation: Tensor, scaling: float) -> Tensor:
+def _times(heads: Tensor, num_queries: int, rotation: Tensor, scaling: float, *, is_back: bool) -> Tensor:
+    if takes(heads.dtype, heads.device):
+        return training.turned(heads, rotation, num_queries, scaling, is_back)
+    rotation = rotation.conj() if is_back else rotation
     values = wide(heads)
     if values is heads:
         values = heads.clone()

@@ -10,8 +10,9 @@ keys and as many of values, D width of a head, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -22,6 +23,8 @@ from transformers.activations import SiLUActivation
 from minillm.decoders import Decoder
 from minillm.gradients import joined
 from minillm.heads import Head, wide
+from minillm.kernels.decoding import Attention, RmsNorm
+from minillm.kernels.library import takes
 from minillm.llama_family import heads_order, pair_order, rotation
 from minillm.logprobs import position_ids
 from minillm.packed_linear import PackedLinear
@@ -29,18 +32,21 @@ from minillm.types import PromptBatch
 
 
 class _Norm:
-    """An RMS norm: states / sqrt(|states|^2 / H + smallest) weight, with sqrt(H) taken into the weight.
+    """An RMS norm: states / sqrt(|states|^2 / H + smallest) weight.
 
     order: (H,), the weight that comes at each place.
     """
 
     def __init__(self, norm: Any, order: Tensor | None = None) -> None:
-        weight = wide(joined([norm.weight], order))
-        self._weight = weight * len(weight) ** 0.5
-        self._smallest = torch.tensor(len(weight) * norm.variance_epsilon, dtype=weight.dtype).sqrt().to(weight.device)
+        weight, smallest = wide(joined([norm.weight], order)).contiguous(), float(norm.variance_epsilon)
+        self.kernel = RmsNorm(weight, smallest) if takes(norm.weight.dtype, weight.device) else None
+        self._weight = weight * len(weight) ** 0.5  # with it, an operation less
+        self._smallest = torch.tensor(len(weight) * smallest, dtype=weight.dtype).sqrt().to(weight.device)
 
     def __call__(self, states: Tensor) -> Tensor:
         """Return normalised states (..., H)."""
+        if self.kernel is not None:
+            return self.kernel(states)
         length = torch.linalg.vector_norm(states, dim=-1, keepdim=True, dtype=self._weight.dtype)
         scaled = torch.div(states, torch.hypot(length, self._smallest)).mul_(self._weight)
         return scaled.to(states.dtype)
@@ -55,7 +61,8 @@ class _Layer:
         parts, order = [attention.q_proj, attention.k_proj, attention.v_proj], pair_order(attention.head_dim)
         self.query_key_value = PackedLinear.of(parts, heads_order(attention))
         norms = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
-        self.query_norm, self.key_norm = (None if norm is None else _Norm(norm, order) for norm in norms)
+        self.head_norms = [_Norm(norm, order) for norm in norms if norm is not None]
+        self.norm_kernels = [norm.kernel for norm in self.head_norms if norm.kernel is not None]
         self.output, self.down = PackedLinear.of([attention.o_proj]), PackedLinear.of([mlp.down_proj])
         self.gate, self.up = PackedLinear.of([mlp.gate_proj]), PackedLinear.of([mlp.up_proj])
         self.activation = mlp.act_fn
@@ -95,16 +102,14 @@ class _Pass:
     """What the layers of one forward pass share.
 
     shape: (B, n). places: (N,), of its real tokens in its rows, one row after the other; None if all are real.
-    columns: of the cache that it takes.
     rotation: (N, 1, D / 2) complex.
-    bias: (B, 1, n A / K, S), or with one query for all if n is 1: 0 where a token may look, else very negative.
+    mask: (B, S), of real tokens.
     """
 
     shape: tuple[int, int]
     places: Tensor | None
-    columns: slice
     rotation: Tensor
-    bias: Tensor
+    mask: Tensor
 
     def as_rows(self, values: Tensor) -> Tensor:
         """Return (N, ...) as (B, n, ...), with zeros for padding."""
@@ -132,9 +137,10 @@ class LeanDecoder(Decoder):
     def _forward(self, token_ids: Tensor, mask: Tensor) -> Tensor:
         step = self._next_pass(token_ids.shape[1], mask)
         states = self._model.embedding(step.real_tokens(token_ids))
-        for layer, columns in zip(self._model.layers, self._columns(step), strict=True):
-            attended = self._attended(self._heads(layer, states, step), columns, step)
-            states = layer.after_mlp(layer.output.plus(step.real_tokens(attended), states))
+        attention = self._attention(step)
+        for index, layer in enumerate(self._model.layers):
+            heads = layer.query_key_value(layer.input_norm(states)).unflatten(-1, (-1, self._model.head_size))
+            states = layer.after_mlp(layer.output.plus(attention(index, layer, heads), states))
         return step.as_rows(self._model.norm(states))
 
     def _num_positions(self, token_ids: Tensor, mask: Tensor) -> int:
@@ -147,47 +153,78 @@ class LeanDecoder(Decoder):
         self._cache = self._cache[:, :, rows]
 
     def _next_pass(self, num_new: int, mask: Tensor) -> _Pass:
-        num_rows, num_columns = mask.shape
-        visible, new = mask[:, None, :], mask[:, -num_new:]
-        if num_new > 1:
-            columns = torch.arange(num_columns, device=mask.device)
-            visible = visible & (columns <= columns[-num_new:, None])
-            visible = visible.repeat_interleave(self._model.num_heads // self._model.num_key_heads, dim=1)
-        bias = torch.zeros(visible.shape, dtype=self._model.dtype, device=visible.device)
-        bias.masked_fill_(~visible, torch.finfo(bias.dtype).min)
+        new = mask[:, -num_new:]
         places = None if num_new == 1 or bool(new.all()) else new.flatten().nonzero().squeeze(1)
         positions = position_ids(mask)[:, -num_new:].flatten()
         rotation = self._model.rotation(positions if places is None else positions[places])
-        columns_taken = slice(num_columns - num_new, num_columns)
-        return _Pass((num_rows, num_new), places, columns_taken, rotation, bias[:, None])
+        return _Pass((len(mask), num_new), places, rotation, mask)
 
-    def _columns(self, step: _Pass) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Return each layer's part of the cache: the new tokens (2, B, K, n, D), all keys and values (B, K, S, D)."""
-        new, seen = self._cache[..., step.columns, :], self._cache[..., : step.columns.stop, :]
-        return zip(new.unbind(), seen[:, 0].unbind(), seen[:, 1].unbind(), strict=True)
+    def _attention(self, step: _Pass) -> _Attention:
+        is_fast = takes(self._cache.dtype, self._cache.device)
+        return (_KernelAttention if is_fast else _LibraryAttention)(self._model, self._cache, step)
 
-    def _heads(self, layer: _Layer, states: Tensor, step: _Pass) -> Tensor:
-        """Return turned queries and keys, and values behind them (N, A + 2 K, D)."""
-        model, inputs = self._model, layer.input_norm(states)
-        heads: Tensor = layer.query_key_value(inputs).unflatten(-1, (-1, model.head_size))
+
+class _Attention(ABC):
+    """Attention of one forward pass; it stores what is new in the cache (L, 2, B, K, C, D)."""
+
+    def __init__(self, model: LeanModel, cache: Tensor, step: _Pass) -> None:
+        self._model, self._cache, self._step = model, cache, step
+        self._num_columns, self._num_new = step.mask.shape[1], step.shape[1]
+
+    @abstractmethod
+    def __call__(self, index: int, layer: _Layer, heads: Tensor) -> Tensor:
+        """Return what the queries of a layer find (N, A D).
+
+        heads: (N, A + 2 K, D): queries, keys and values before their norms, if there are any, and before they turn.
+        """
+
+    def _attended(self, queries: Tensor, index: int) -> Tensor:
+        """Return (B, K, n A / K, D) for such queries: those of one key head are the rows of one product."""
+        keys, values = self._cache[index, ..., : self._num_columns, :]
+        return scaled_dot_product_attention(queries, keys, values, attn_mask=self._bias)
+
+    @cached_property
+    def _bias(self) -> Tensor:
+        """(B, 1, n A / K, S), with one query for all if n is 1: 0 for what a token sees, else very negative."""
+        visible = self._step.mask[:, None, :]
+        if self._num_new > 1:
+            columns = torch.arange(self._num_columns, device=visible.device)
+            visible = visible & (columns <= columns[-self._num_new :, None])
+            visible = visible.repeat_interleave(self._model.num_heads // self._model.num_key_heads, dim=1)
+        bias = torch.zeros(visible.shape, dtype=self._model.dtype, device=visible.device)
+        return bias.masked_fill_(~visible, torch.finfo(bias.dtype).min)[:, None]
+
+
+class _KernelAttention(_Attention):
+    """All but the products of several tokens a row by kernels."""
+
+    def __init__(self, model: LeanModel, cache: Tensor, step: _Pass) -> None:
+        super().__init__(model, cache, step)
+        self._kernel = Attention(cache, step.rotation, step.mask, self._num_new, model.num_heads, step.places)
+
+    def __call__(self, index: int, layer: _Layer, heads: Tensor) -> Tensor:
+        """Return what the queries of a layer find (N, A D)."""
+        if self._num_new == 1:
+            return self._kernel.once(index, heads, layer.norm_kernels)
+        queries = self._kernel.arranged(index, heads, layer.norm_kernels)
+        return self._kernel.gathered(self._attended(queries, index))
+
+
+class _LibraryAttention(_Attention):
+    def __call__(self, index: int, layer: _Layer, heads: Tensor) -> Tensor:
+        """Return what the queries of a layer find (N, A D)."""
+        model, step = self._model, self._step
         turning = heads[:, : -model.num_key_heads]
-        if layer.query_norm is not None and layer.key_norm is not None:
-            queries, keys = turning.split([model.num_heads, model.num_key_heads], dim=1)
-            queries.copy_(layer.query_norm(queries))
-            keys.copy_(layer.key_norm(keys))
+        parts = turning.split([model.num_heads, model.num_key_heads], dim=1)
+        for part, norm in zip(parts, layer.head_norms, strict=False):
+            part.copy_(norm(part))
         _turn(turning, step.rotation)
-        return heads
-
-    def _attended(self, heads: Tensor, columns: tuple[Tensor, Tensor, Tensor], step: _Pass) -> Tensor:
-        """Store keys and values of the new tokens (N, A + 2 K, D), and return what attention says (B, n, A D)."""
-        (kept, keys, values), model, num_new = columns, self._model, step.shape[1]
         queries, new = step.as_rows(heads).split([model.num_heads, 2 * model.num_key_heads], dim=2)
+        kept = self._cache[index, ..., self._num_columns - self._num_new : self._num_columns, :]
         kept.copy_(new.unflatten(2, (2, -1)).permute(2, 0, 3, 1, 4))
-        # Queries of one key head, those of one token side by side, are the rows of a single product with the keys.
         grouped = queries.unflatten(2, (model.num_key_heads, -1)).transpose(1, 2).flatten(2, 3)
-        attended = scaled_dot_product_attention(grouped, keys, values, attn_mask=step.bias)
-        rows: Tensor = attended.unflatten(2, (num_new, -1)).transpose(1, 2).flatten(2)
-        return rows
+        attended = self._attended(grouped, index).unflatten(2, (self._num_new, -1))
+        return step.real_tokens(attended.transpose(1, 2).flatten(2))
 
 
 def _turn(heads: Tensor, rotation: Tensor) -> None:

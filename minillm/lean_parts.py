@@ -15,6 +15,8 @@ from torch.nn.functional import linear, silu
 
 from minillm.gradients import accumulate, accumulate_product, accumulate_rows, in_order, joined
 from minillm.heads import wide
+from minillm.kernels import training
+from minillm.kernels.library import KINDS, takes
 
 _PIECE_NUMBERS = 2**19  # of each of a few tensors that several operations read in turn
 
@@ -100,10 +102,15 @@ class _Normalised(torch.autograd.Function):
     def forward(
         ctx: Any, states: Tensor, weight: Tensor, smallest: float, dtype: torch.dtype, order: Tensor | None
     ) -> Tensor:
+        ctx.weight, ctx.order, ctx.is_fast = weight, order, takes(states.dtype, states.device) and dtype in KINDS
+        if ctx.is_fast:
+            states = states.contiguous()
+            fast, scale = training.normalised(states, wide(in_order(weight.detach(), order)), smallest, dtype)
+            ctx.save_for_backward(states, scale)
+            return fast
         values, size = wide(states), states.shape[-1]
         squares = torch.linalg.vector_norm(values, dim=-1, keepdim=True).square_()
         scale = squares.div_(size).add_(smallest).rsqrt_()
-        ctx.weight, ctx.order = weight, order
         ctx.save_for_backward(states, scale)
         result: Tensor = (values * scale).to(states.dtype).mul_(in_order(weight, order)).to(dtype)
         return result
@@ -112,10 +119,17 @@ class _Normalised(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
         states, scale = ctx.saved_tensors
-        weight, values = in_order(wide(ctx.weight.detach()), ctx.order), wide(states)
+        weight, places = (
+            in_order(wide(ctx.weight.detach()), ctx.order),
+            None if ctx.order is None else ctx.order.argsort(),
+        )
+        if ctx.is_fast:
+            by_states, by_weight = training.normalised_backward(gradient.contiguous(), states, weight, scale)
+            accumulate(ctx.weight, in_order(by_weight, places))
+            return by_states, None, None, None, None
+        values = wide(states)
         scaled = gradient * scale if gradient.dtype == scale.dtype else wide(gradient).mul_(scale)
         products = scaled * values
-        places = None if ctx.order is None else ctx.order.argsort()
         accumulate(ctx.weight, in_order(products.flatten(0, -2).sum(dim=0), places))
         means = (products @ weight).unsqueeze(-1).div_(-states.shape[-1]).mul_(scale).mul_(scale)
         result = scaled.mul_(weight).addcmul_(values, means)
@@ -135,6 +149,8 @@ class _Gated(torch.autograd.Function):
         gates, ups = linear(states, gate.weight), linear(states, up.weight)
         ctx.save_for_backward(states, gates, ups)
         ctx.layers = gate, up, down
+        if takes(ups.dtype, ups.device):
+            return linear(training.gated(gates, ups), down.weight)
         product = torch.empty_like(ups)
         for gate_rows, up_rows, rows in _pieces(gates, ups, product):
             torch.mul(silu(gate_rows), up_rows, out=rows)
@@ -145,16 +161,24 @@ class _Gated(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (states, gates, ups), (gate, up, down) = ctx.saved_tensors, ctx.layers
         by_product = gradient @ down.weight
-        product, by_gate, by_up = torch.empty_like(ups), torch.empty_like(gates), by_product
-        for gate_rows, up_rows, *rows in _pieces(gates, ups, product, by_gate, by_product):
-            active = silu(gate_rows)
-            torch.mul(active, up_rows, out=rows[0])
-            torch.ops.aten.silu_backward(rows[2] * up_rows, gate_rows, grad_input=rows[1])
-            rows[2].mul_(active)
+        product, by_gate, by_up = _gated_backward(gates, ups, by_product)
         down.accumulate(gradient, product)
         up.accumulate(by_up, states)
         gate.accumulate(by_gate, states)
         return (by_gate @ gate.weight).addmm_(by_up, up.weight), None, None, None, None, None, None
+
+
+def _gated_backward(gates: Tensor, ups: Tensor, by_product: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return silu(gate) up, and the gradients of gate and up, the last in the place of the product's."""
+    if takes(ups.dtype, ups.device):
+        return *training.gated_backward(gates, ups, by_product), by_product
+    product, by_gate = torch.empty_like(ups), torch.empty_like(gates)
+    for gate_rows, up_rows, *rows in _pieces(gates, ups, product, by_gate, by_product):
+        active = silu(gate_rows)
+        torch.mul(active, up_rows, out=rows[0])
+        torch.ops.aten.silu_backward(rows[2] * up_rows, gate_rows, grad_input=rows[1])
+        rows[2].mul_(active)
+    return product, by_gate, by_product
 
 
 def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:

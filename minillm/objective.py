@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from minillm.divergences import cross_entropy, entropy, sampled_terms
+from minillm.heads import wide
 from minillm.logprobs import token_logprobs
 from minillm.types import TokenLosses
 
@@ -66,7 +67,7 @@ def surrogate_loss(
         "policy/log_ratio": log_ratio,
     }
     if entropy_weight:
-        diagnostics["policy/entropy"] = spread = entropy(student_logits)
+        diagnostics["policy/entropy"] = spread = entropy(wide(student_logits))
         loss = loss - entropy_weight * spread
     return TokenLosses(loss, {name: values.detach() for name, values in diagnostics.items()})
 

@@ -20,6 +20,8 @@ from torch.nn.functional import pad
 from minillm.decoders import Decoder, GenericDecoder, Reads
 from minillm.errors import NonFiniteError
 from minillm.heads import Head, LinearHead
+from minillm.kernels.decoding import drawn
+from minillm.kernels.library import takes
 from minillm.lean_decoder import LeanDecoder, LeanModel
 from minillm.llama_family import is_supported
 from minillm.packed_model import packed_copy
@@ -91,24 +93,24 @@ def sample_responses(
     if teacher_picks.any():
         decoders.append(_decoder(teacher, prompts, num_tokens, states))
     choice = _Choice(decoders, teacher_picks)
-    drawn = _Drawn(num_rows, num_tokens, end_id, pad_id, device)
+    texts = _Drawn(num_rows, num_tokens, end_id, pad_id, device)
     uniforms = None if uniforms is None else uniforms.to(device)
     for position in range(num_tokens):
-        logits = tempered(choice.next_logits(drawn.active, drawn.running, position), temperature)
+        logits = tempered(choice.next_logits(texts.active, texts.running, position), temperature)
         if uniforms is None:
             token_ids = _likeliest(logits)
         else:
-            probabilities = truncated(logits, top_k, top_p).float().softmax(dim=-1)
-            token_ids = draw_tokens(probabilities, uniforms[drawn.active, position])
-            drawn.logprobs[drawn.active, position] = probabilities.gather(1, token_ids[:, None]).squeeze(1).log()
-        token_ids = drawn.added(token_ids, position)
-        if not drawn.running.any() or position + 1 == num_tokens:
+            shares = uniforms[texts.active, position]
+            token_ids, logprobs = drawn_tokens(truncated(logits, top_k, top_p).float(), shares)
+            texts.logprobs[texts.active, position] = logprobs
+        token_ids = texts.added(token_ids, position)
+        if not texts.running.any() or position + 1 == num_tokens:
             break
         for decoder in decoders:
             decoder.append(token_ids[:, None])
-        drawn.retire_finished(decoders)
-    num_tokens = int(drawn.mask.any(dim=0).sum())
-    ids, mask, logprobs = (values[:, :num_tokens] for values in (drawn.ids, drawn.mask, drawn.logprobs))
+        texts.retire_finished(decoders)
+    num_tokens = int(texts.mask.any(dim=0).sum())
+    ids, mask, logprobs = (values[:, :num_tokens] for values in (texts.ids, texts.mask, texts.logprobs))
     if own_states is not None:
         own_states = own_states[:, :num_tokens]
         decoders[0].flush()
@@ -199,6 +201,17 @@ def _likeliest(logits: Tensor) -> Tensor:
     largest, token_ids = logits.max(dim=-1)
     _require_finite(largest)
     return token_ids
+
+
+def drawn_tokens(logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """Return token ids and their log-probabilities (B,) of logits (B, V) at uniforms (B,) in [0, 1)."""
+    if takes(logits.dtype, logits.device):
+        token_ids, logprobs = drawn(logits.contiguous(), uniforms.double())
+        _require_finite(logprobs)
+        return token_ids, logprobs
+    probabilities = logits.softmax(dim=-1)
+    token_ids = draw_tokens(probabilities, uniforms)
+    return token_ids, probabilities.gather(1, token_ids[:, None]).squeeze(1).log()
 
 
 def draw_tokens(probabilities: Tensor, uniforms: Tensor) -> Tensor:

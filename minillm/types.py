@@ -98,7 +98,8 @@ class Experience(Rollout):
 class TokenBlock:
     """Some response tokens and the logits that predict them.
 
-    student_logits, teacher_logits: (N, V), float32, before any temperature; the teacher's only for methods that ask.
+    student_logits, teacher_logits: (N, V), before any temperature, in float32 unless the method's recipe has them as
+        they are made; the teacher's only for methods that ask.
     token_ids: (N,), the tokens themselves.
     fields: what the texts hold at these tokens, by the name of the field, (N,).
     """

@@ -105,7 +105,8 @@ class Updater:
                 found[name].append(values)
             return weighted.sum()
 
-        backward_through_head(student, teacher, block_loss, memory_mib=run.compute.loss_memory_mib)
+        memory_mib, in_float32 = run.compute.loss_memory_mib, self._recipe.in_float32
+        backward_through_head(student, teacher, block_loss, memory_mib=memory_mib, in_float32=in_float32)
         for name, parts in found.items():
             sums[name] += torch.cat(parts).sum(dtype=torch.float64)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import settings
 
 from minillm import packed_linear
+from minillm.kernels import library
 from tests.fake_endpoint import endpoint, store
 from tests.mlflow_place import empty_store, params
 from tests.prefect_place import prefect_api
@@ -22,3 +24,10 @@ packed_linear._SMALLEST = 1
 # How long an example takes says how busy the machine is.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
+
+
+@pytest.fixture(params=["kernels", "library"])
+def operations(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything once by the kernels, where there is a compiler, and once without."""
+    if request.param == "library":
+        monkeypatch.setattr(library, "library", lambda: None)

@@ -74,7 +74,7 @@ PUBLISHED = {
 SILENT = {
     "several pending tokens see each other": (
         "minillm/lean_decoder.py",
-        "visible = visible & (columns <= columns[-num_new:, None])",
+        "visible = visible & (columns <= columns[-self._num_new :, None])",
         "visible = visible & (columns >= 0)",
     ),
     "kept states are one late": (

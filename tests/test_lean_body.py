@@ -24,6 +24,8 @@ from minillm.packed_rows import text_columns
 from tests import tiny
 from tests.test_logprobs import ragged_texts
 
+pytestmark = pytest.mark.usefixtures("operations")
+
 LENGTHS = torch.tensor([3, 1, 5])
 NUM_TOKENS, NUM_HEADS, NUM_KEYS, HEAD_SIZE = int(LENGTHS.sum()), 6, 2, 4
 _generator = torch.Generator()

@@ -18,6 +18,8 @@ from minillm.sampling import decodable, sample_responses
 from minillm.types import PromptBatch
 from tests import tiny
 
+pytestmark = pytest.mark.usefixtures("operations")
+
 FAMILY = {name: tiny.ARCHITECTURES[name] for name in ("llama", "qwen2", "qwen3")}
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0, "original_max_position_embeddings": 64}
 VARIANTS = FAMILY | {

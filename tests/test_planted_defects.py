@@ -14,6 +14,7 @@ import pytest
 
 from tests.defects import PUBLISHED, SILENT
 from tests.imports import ROOT
+from tests.kernel_defects import KERNELS
 
 WATCHFUL = [
     f"tests/test_{name}.py"
@@ -43,14 +44,16 @@ WATCHFUL = [
         "kept_memory",
         "packed_linear",
         "packed_model",
+        "kernels",
+        "training_kernels",
     )
 ]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*PUBLISHED, *SILENT])
+@pytest.mark.parametrize("name", [*PUBLISHED, *SILENT, *KERNELS])
 def test_a_planted_defect_makes_the_suite_fail(name: str, tmp_path: Path) -> None:
-    path, code, defect = {**PUBLISHED, **SILENT}[name]
+    path, code, defect = {**PUBLISHED, **SILENT, **KERNELS}[name]
     source = (ROOT / path).read_text(encoding="utf-8")
     assert source.count(code) == 1, f"{path} no longer holds this code once"
     for part in ("minillm", "tasks", "flows", "tests", "configs"):

@@ -61,11 +61,13 @@ class Recipe:
     inner_epochs: passes over the texts of a phase.
     averaging: the mean over the tokens of the global minibatch, or over its responses' own means.
     language_model_weight: 0 for methods without that loss.
+    in_float32: whether the losses want logits so; the others read them in the type that the head makes.
     """
 
     inner_epochs: int
     averaging: Literal["token", "response"]
     language_model_weight: float
+    in_float32: bool = True
 
 
 class Method(Protocol):

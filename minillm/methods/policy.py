@@ -81,7 +81,10 @@ class PolicyGradient:
         objective = run.config.objective
         self._run, self._credit, self._task_reward = run, credit, task_reward
         self._single_step_weight = single_step_weight
-        self.recipe = Recipe(run.config.inner_epochs, objective.averaging, objective.language_model_weight)
+        is_tempered = run.config.rollout.temperature != 1
+        self.recipe = Recipe(
+            run.config.inner_epochs, objective.averaging, objective.language_model_weight, in_float32=is_tempered
+        )
 
     def observe(self, scores: Mapping[str, float]) -> None:
         """Nothing adapts."""

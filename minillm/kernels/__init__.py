@@ -1,0 +1,1 @@
+"""Loops over memory in C, for CPUs: several of the library's operations in one pass."""
