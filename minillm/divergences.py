@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from minillm.heads import wide
+from minillm.kernels import losses
 from minillm.kernels.library import takes
-from minillm.kernels.losses import SampledTerms
 from minillm.logprobs import mixture_logprobs, token_logprobs
 
 Divergence = Callable[[Tensor, Tensor], Tensor]
@@ -62,10 +62,12 @@ class _SampledTerms(torch.autograd.Function):
     def forward(
         ctx: Any, student_logits: Tensor, teacher_logits: Tensor, token_ids: Tensor, teacher_logprobs: Tensor
     ) -> tuple[Tensor, Tensor]:
-        ctx.kernel = None
-        if takes(student_logits.dtype, student_logits.device) and takes(teacher_logits.dtype, teacher_logits.device):
-            ctx.kernel = _kernel(student_logits, teacher_logits, token_ids, teacher_logprobs)
-            return ctx.kernel.logprobs.view_as(token_ids), ctx.kernel.divergences.view_as(token_ids)
+        inputs = student_logits, teacher_logits, token_ids, teacher_logprobs
+        ctx.is_fast = all(takes(part.dtype, part.device) for part in (student_logits, teacher_logits))
+        if ctx.is_fast:
+            results = losses.sampled_terms(*inputs)
+            ctx.save_for_backward(*inputs, *results[1:])
+            return results[0], results[1]
         student_logits, teacher_logits = wide(student_logits), wide(teacher_logits)
         probabilities, places = student_logits.softmax(dim=-1), token_ids.unsqueeze(-1)
         logprobs = _chosen_logprobs(student_logits, probabilities, token_ids)
@@ -79,19 +81,13 @@ class _SampledTerms(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, by_logprobs: Tensor, by_divergence: Tensor) -> tuple[Tensor, None, None, None]:
-        if ctx.kernel is not None:
-            gradient = ctx.kernel.backward(by_logprobs.flatten(), by_divergence.flatten())
-            return gradient.unflatten(0, by_logprobs.shape), None, None, None
+        if ctx.is_fast:
+            inputs, results = ctx.saved_tensors[:4], ctx.saved_tensors[4:]
+            return losses.sampled_terms_backward(inputs, results, (by_logprobs, by_divergence)), None, None, None
         probabilities, terms, means, places = ctx.saved_tensors
         shift = (-by_divergence * means - by_logprobs).unsqueeze(-1)
         gradient = (terms * by_divergence.unsqueeze(-1)).addcmul_(probabilities, shift)
         return gradient.scatter_add_(-1, places, by_logprobs.unsqueeze(-1)), None, None, None
-
-
-def _kernel(student: Tensor, teacher: Tensor, token_ids: Tensor, known: Tensor) -> SampledTerms:
-    logits = [part.flatten(0, -2) for part in (student, teacher)]
-    logits = [part if part.stride(1) == 1 and part.stride(0) >= part.shape[1] else part.contiguous() for part in logits]
-    return SampledTerms(logits[0], logits[1], token_ids.flatten().contiguous(), known.flatten().contiguous())
 
 
 def _differences(

@@ -17,7 +17,16 @@ KERNELS = {
         "weight[q][s] = visible[s] ? product * scale : -INFINITY;",
         "weight[q][s] = product * scale;",
     ),
-    "padding is left as it was": ("minillm/kernels/decoding.c", "if (a->places) clear_padding(a);", ""),
+    "padding is left as it was": (
+        "minillm/kernels/decoding.c",
+        "    clear_padding(a);\n#pragma omp parallel for if",
+        "#pragma omp parallel for if",
+    ),
+    "padding that attends": (
+        "minillm/kernels/decoding.c",
+        "    if (visible[columns - 1]) store_new",
+        "    store_new",
+    ),
     "a token of probability 0": ("minillm/kernels/decoding.c", "if (x[i] == 0) continue;", ""),
     "the queries' norm for keys": (
         "minillm/kernels/decoding.c",

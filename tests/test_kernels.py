@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -133,6 +134,37 @@ def test_several_tokens_a_row_are_arranged_for_the_librarys_attention(
 
 
 @needs_kernels
+def test_columns_in_which_no_row_has_a_token_are_cleared() -> None:
+    cache = torch.full((1, 2, 3, 2, 8, 4), torch.nan)
+    none = torch.empty(0, dtype=torch.int64)
+    rotation, mask = torch.empty(0, 1, 2, dtype=torch.complex64), torch.zeros(3, 5, dtype=torch.bool)
+    Attention(cache, rotation, mask, 5, 4, none).arranged(0, torch.empty(0, 8, 4), [])
+    assert bool((cache[..., :5, :] == 0).all()) and bool(cache[..., 5:, :].isnan().all())
+
+
+@needs_kernels
+@DTYPES
+def test_padding_in_a_pass_of_one_column_finds_and_stores_zeros(dtype: torch.dtype) -> None:
+    case = Case(64, 3, 1, False, dtype)
+    mask = case.mask.clone()
+    mask[0] = False
+    kernel = Attention(case.cache, case.rotation, mask, 1, 6, None)
+    found = kernel.once(1, case.heads, [])
+    assert bool((found[0] == 0).all()) and bool(found.isfinite().all())
+    assert bool((case.cache[1, :, 0, :, case.columns - 1] == 0).all())
+    assert torch.equal(found[1:], case.kernel.once(1, case.heads, [])[1:])
+
+
+@needs_kernels
+def test_no_context_is_too_long_for_a_threads_stack() -> None:
+    heads, cache = numbers(1, 34, 2), numbers(1, 2, 1, 1, 65536, 2, seed=1)
+    rotation, mask = torch.ones(1, 1, 1, dtype=torch.complex64), torch.ones(1, 65536, dtype=torch.bool)
+    found = Attention(cache, rotation, mask, 1, 32, None).once(0, heads, [])
+    weights = (heads[0, :32].double() @ cache[0, 0, 0, 0].double().t() / 2**0.5).softmax(-1)
+    assert torch.allclose(found.double().view(32, 2), weights @ cache[0, 1, 0, 0].double(), atol=1e-5)
+
+
+@needs_kernels
 def test_padding_on_the_left_changes_no_bit_of_attention() -> None:
     cases = [Case(64, 3, 1, False, torch.bfloat16) for _ in range(2)]
     cases[1].cache[1, :, 0, :, : cases[1].old] = 1e30
@@ -182,6 +214,11 @@ def loaded(directory: Path, compiler: str) -> tuple[str, str]:
     return done.stdout.strip(), done.stderr
 
 
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+def test_where_there_is_a_compiler_there_are_kernels(tmp_path: Path) -> None:
+    assert loaded(tmp_path, "cc -Wall -Wextra -Werror") == ("True", "")
+
+
 def test_without_a_compiler_there_are_none_and_one_warning_says_why(tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     broken.write_text("#!/bin/sh\necho it is broken >&2\nexit 1\n")
@@ -190,6 +227,8 @@ def test_without_a_compiler_there_are_none_and_one_warning_says_why(tmp_path: Pa
         found, said = loaded(tmp_path, compiler)
         assert found == "False" and said.count("no C kernels") == 1 and reason in said
     assert loaded(tmp_path, "") == ("False", "")
+    found, said = loaded(tmp_path, "cc 'open")
+    assert found == "False" and "No closing quotation" in said
 
 
 @needs_kernels
@@ -203,7 +242,7 @@ def test_a_directory_that_others_can_write_to_is_not_trusted(tmp_path: Path) -> 
 @needs_kernels
 def test_they_are_compiled_once_and_again_if_the_compiler_changes(tmp_path: Path) -> None:
     directory = tmp_path / "minillm"
-    assert [loaded(tmp_path, "cc") for _ in range(2)] == [("True", "")] * 2
+    assert [loaded(tmp_path, compiler) for compiler in ("cc", "env cc")] == [("True", "")] * 2
     (first,) = directory.iterdir()
     times = first.stat().st_mtime_ns
     assert loaded(tmp_path, "cc -march=x86-64 -DOTHER") == ("True", "")

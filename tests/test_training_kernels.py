@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
+from minillm import divergences
 from minillm.kernels import training
-from minillm.kernels.losses import SampledTerms
+from minillm.kernels.losses import sampled_terms, sampled_terms_backward
 from tests.test_kernels import DTYPES, assert_near, needs_kernels, normalised, numbers
 
 
@@ -97,35 +98,49 @@ def test_sampled_terms_and_their_derivative(num_tokens: int, dtype: torch.dtype)
     ids = torch.tensor([0, num_tokens - 1, 1, num_tokens // 2, 1])
     known = teacher.double().log_softmax(-1).gather(1, ids[:, None]).squeeze(1).float()
     outer = numbers(2, 5, seed=2)
-    terms = SampledTerms(student, teacher, ids, known)
+    inputs = student, teacher, ids, known
+    logprobs, *results = sampled_terms(*inputs)
     expected = sampled(student.double(), teacher, ids)
-    assert torch.allclose(terms.logprobs.double(), expected[0], atol=1e-5)
-    assert torch.allclose(terms.divergences.double(), expected[1], atol=1e-5)
+    assert torch.allclose(logprobs.double(), expected[0], atol=1e-5)
+    assert torch.allclose(results[0].double(), expected[1], atol=1e-5)
     (wanted,) = gradients(lambda logits: torch.stack(sampled(logits, teacher, ids)), (student,), outer)
-    assert_near(terms.backward(*outer), wanted)
+    assert_near(sampled_terms_backward(inputs, tuple(results), tuple(outer)), wanted)
+
+
+@needs_kernels
+def test_logits_that_change_before_the_derivative_is_asked_for_are_noticed() -> None:
+    logits = numbers(2, 300).requires_grad_() * 1.0
+    known = torch.zeros(2)
+    terms = divergences.sampled_terms(logits, numbers(2, 300, seed=1), known.long(), known)
+    with torch.no_grad():
+        logits += 1
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        terms[1].sum().backward()
 
 
 @needs_kernels
 def test_a_token_too_rare_for_a_number_has_its_logprob_and_its_gradient() -> None:
     student = torch.tensor([[0.0, -200.0, 1.0]])
     teacher, ids = torch.tensor([[0.5, -150.0, 1.0]]), torch.tensor([1])
-    terms = SampledTerms(student, teacher, ids, teacher.log_softmax(-1)[:, 1].contiguous())
-    assert float(terms.logprobs) == pytest.approx(-201.31326)
+    inputs = student, teacher, ids, teacher.log_softmax(-1)[:, 1]
+    logprobs, *results = sampled_terms(*inputs)
+    assert float(logprobs) == pytest.approx(-201.31326)
     ones = torch.ones(1)
     (wanted,) = gradients(lambda logits: torch.stack(sampled(logits, teacher, ids)), (student,), torch.ones(2, 1))
-    assert torch.allclose(terms.backward(ones, ones).double(), wanted, atol=1e-6)
+    produced = sampled_terms_backward(inputs, tuple(results), (ones, ones))
+    assert torch.allclose(produced.double(), wanted, atol=1e-6)
 
 
 @needs_kernels
 def test_logits_that_are_not_finite_are_told() -> None:
     student = numbers(3, 300)
     student[0, 5], student[1, 299], student[2] = torch.nan, torch.inf, -torch.inf
-    terms = SampledTerms(student, numbers(3, 300, seed=1), torch.zeros(3, dtype=torch.int64), torch.zeros(3))
-    assert terms.logprobs.isnan().all() and terms.divergences.isnan().all()
+    results = sampled_terms(student, numbers(3, 300, seed=1), torch.zeros(3, dtype=torch.int64), torch.zeros(3))
+    assert results[0].isnan().all() and results[1].isnan().all()
 
 
 @needs_kernels
 @pytest.mark.parametrize("token", [-1, 300])
 def test_a_token_beyond_the_vocabulary_is_refused(token: int) -> None:
     with pytest.raises(AssertionError):
-        SampledTerms(numbers(1, 300), numbers(1, 300), torch.tensor([token]), torch.zeros(1))
+        sampled_terms(numbers(1, 300), numbers(1, 300), torch.tensor([token]), torch.zeros(1))

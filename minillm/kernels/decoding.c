@@ -25,6 +25,7 @@ struct attention {
     void *keys, *values;                /* (rows, keys, capacity, width), of which columns are in use with the new ones */
     const uint8_t *visible;             /* (rows, columns) */
     const int64_t *places;              /* (tokens,): of rows times num_new; null if all are there */
+    float *weights;                     /* (rows, queries, columns), where one new token attends */
     void *result;
     long tokens, rows, num_new, queries, num_keys, width, capacity, columns;
     int kind;
@@ -77,7 +78,7 @@ INLINE void arrange_token(const struct attention *a, long token, long width) {
 /* result: (rows, keys, num_new group, width), each token's queries of a group side by side. Loops whose width the
    compiler knows are several times as fast. */
 void arrange(const struct attention *a) {
-    if (a->places) clear_padding(a);
+    clear_padding(a);
 #pragma omp parallel for if (a->tokens * a->queries * a->width > SMALL)
     for (long token = 0; token < a->tokens; token++) {
         if (a->width == 64) arrange_token(a, token, 64);
@@ -107,13 +108,15 @@ INLINE void softmax(float *x, long first, long count) {
 }
 
 /* One new token in a row: the `group` queries that read one head of keys; the columns before the first that the row may
-   see do not exist for it, which is how bits do not depend on the padding of prompts. */
+   see do not exist for it, which is how bits do not depend on the padding of prompts. Padding finds nothing: zeros. */
 INLINE void attend(const struct attention *a, long row, long head, long group, long width) {
     long columns = a->columns, cache = (row * a->num_keys + head) * a->capacity * width, first = 0;
-    float query[group][width], sum[group][width], weight[group][columns], x[width], scale = 1.0f / sqrtf(width);
+    float query[group][width], sum[group][width], x[width], scale = 1.0f / sqrtf(width);
+    float(*weight)[columns] = (float(*)[columns])(a->weights + (row * a->queries + head * group) * columns);
     const uint8_t *visible = a->visible + row * columns;
-    while (first < columns - 1 && !visible[first]) first++;
-    store_new(a, row, head, cache + (columns - 1) * width, width);
+    memset(sum, 0, sizeof sum);
+    while (first < columns && !visible[first]) first++;
+    if (visible[columns - 1]) store_new(a, row, head, cache + (columns - 1) * width, width);
     for (long q = 0; q < group; q++) take_head(a, query[q], row, head * group + q, width);
     for (long s = first; s < columns; s++) {
         load(x, a->keys, cache + s * width, width, a->kind);
@@ -124,7 +127,6 @@ INLINE void attend(const struct attention *a, long row, long head, long group, l
             weight[q][s] = visible[s] ? product * scale : -INFINITY;
         }
     }
-    memset(sum, 0, sizeof sum);
     for (long q = 0; q < group; q++) softmax(weight[q], first, columns);
     for (long s = first; s < columns; s++) {
         load(x, a->values, cache + s * width, width, a->kind);
@@ -138,6 +140,7 @@ INLINE void attend(const struct attention *a, long row, long head, long group, l
 /* result: (rows, queries, width), what the one new token of each row finds. */
 void attend_once(const struct attention *a) {
     long group = a->queries / a->num_keys;
+    clear_padding(a);
 #pragma omp parallel for collapse(2)
     for (long row = 0; row < a->rows; row++)
         for (long head = 0; head < a->num_keys; head++) {

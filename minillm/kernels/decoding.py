@@ -42,7 +42,7 @@ class _Attention(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("heads", "rotation", "query_norm", "key_norm")),
         *((name, ctypes.c_float) for name in ("query_smallest", "key_smallest")),
-        *((name, ctypes.c_void_p) for name in ("keys", "values", "visible", "places", "result")),
+        *((name, ctypes.c_void_p) for name in ("keys", "values", "visible", "places", "weights", "result")),
         *((name, ctypes.c_long) for name in ("tokens", "rows", "num_new", "queries", "num_keys")),
         *((name, ctypes.c_long) for name in ("width", "capacity", "columns")),
         ("kind", ctypes.c_int),
@@ -68,14 +68,15 @@ class Attention:
         check(cache, cache.shape, cache.dtype)
         check(rotation, (count, 1, width // 2), torch.complex64)
         check(visible, (num_rows, columns), torch.bool)
-        self._kept = cache, rotation, visible, places
+        weights = torch.empty(num_rows * num_queries * columns if num_new == 1 else 0)
+        self._kept = cache, rotation, visible, places, weights
         self._address, self._layer_bytes = cache.data_ptr(), cache.stride(0) * cache.element_size()
         self._shape, self._dtype = (count, num_queries + 2 * num_keys, width), cache.dtype
         self._given = given = _Attention()
         given.rotation, given.visible, given.kind = rotation.data_ptr(), visible.data_ptr(), KINDS[cache.dtype]
+        given.weights = weights.data_ptr()
         if places is not None:
-            check(places, (count,), torch.int64)
-            given.places = places.data_ptr()
+            given.places = check(places, (count,), torch.int64)
         sizes = {"tokens": count, "rows": num_rows, "num_new": num_new, "queries": num_queries, "num_keys": num_keys}
         for name, value in (sizes | {"width": width, "capacity": capacity, "columns": columns}).items():
             setattr(given, name, value)

@@ -46,13 +46,13 @@ def library() -> ctypes.CDLL | None:
     The compiler is `cc`, or what the environment's CC names, with flags of its own. Everything is right without it, and
     slower.
     """
-    compiler = shlex.split(os.environ.get("CC", "cc"))
-    if not compiler:
+    if not os.environ.get("CC", "cc").strip():
         return None
     try:
-        return _declared(ctypes.CDLL(str(_compiled([compiler[0], *_FLAGS, *compiler[1:]]))))
-    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-        reason = str(getattr(error, "stderr", "") or error).strip()
+        return _declared(ctypes.CDLL(str(_compiled(_command()))))
+    except (OSError, RuntimeError, ValueError, AttributeError, subprocess.SubprocessError) as error:
+        said = getattr(error, "stderr", None)
+        reason = (said.decode(errors="replace") if said else str(error)).strip()
         _log.warning("no C kernels, so that slower operations take their place: %s", reason[-500:])
         return None
 
@@ -78,10 +78,25 @@ def takes(dtype: torch.dtype, device: torch.device) -> bool:
     return device.type == "cpu" and dtype in KINDS and library() is not None
 
 
+def _command() -> list[str]:
+    """Return the compiler with our flags before its own, which may contradict them."""
+    words = shlex.split(os.environ.get("CC", "cc"))
+    place = next((place for place, word in enumerate(words) if word.startswith("-")), len(words))
+    return [*words[:place], *_FLAGS, *words[place:]]
+
+
 def _declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
+    """Return it with the types of its arguments; RuntimeError if its threads are others than the library's."""
     for name, letters in _ARGUMENTS.items():
         function = getattr(loaded, name)
         function.argtypes, function.restype = [_LETTERS[letter] for letter in letters], None
+    num_threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(num_threads + 1)
+        if loaded.most_threads() != num_threads + 1:
+            raise RuntimeError("the compiler's OpenMP is not the one of torch")
+    finally:
+        torch.set_num_threads(num_threads)
     return loaded
 
 
@@ -110,5 +125,5 @@ def _directory() -> Path:
 
 def _output(command: list[str]) -> str:
     """Return what a compiler says, and what it says of itself."""
-    done = subprocess.run(command, input="", capture_output=True, text=True, check=True, timeout=_TIMEOUT_S)
-    return done.stdout + done.stderr
+    done = subprocess.run(command, input=b"", capture_output=True, check=True, timeout=_TIMEOUT_S)
+    return (done.stdout + done.stderr).decode(errors="replace")

@@ -12,7 +12,7 @@ struct sampled {
     const float *known; /* log q(token) */
     float *logprobs, *divergences, *largest, *log_totals;
     const float *by_logprobs, *by_divergences; /* gradients */
-    void *by_student;                          /* (rows, count), as the student's logits are */
+    void *by_student;                          /* (rows, count), of the student's kind */
     long rows, count, student_stride, teacher_stride;
     int student_kind, teacher_kind;
 };
@@ -84,7 +84,7 @@ void sampled_backward(const struct sampled *a) {
                 s[i] = exponential(logprob) * (by_divergence * (logprob - ((t[i] - other) + known)) - constant);
             }
             if (token >= start && token < start + size) s[token - start] += by_logprob;
-            store(a->by_student, own + start, s, size, a->student_kind);
+            store(a->by_student, row * a->count + start, s, size, a->student_kind);
         }
     }
 }

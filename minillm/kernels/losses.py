@@ -25,36 +25,53 @@ class _Sampled(ctypes.Structure):
     )
 
 
-class SampledTerms:
-    """log p(token) and KL(p || q) of logits (N, V), `logprobs` and `divergences` (N,), and their derivative.
+def sampled_terms(student: Tensor, teacher: Tensor, token_ids: Tensor, known: Tensor) -> tuple[Tensor, ...]:
+    """Return log p(token), KL(p || q) (...), and two tensors that the derivative takes, from logits (..., V).
 
-    student, teacher: logits; each may be float32 or bfloat16, and with room between its rows.
-    known: (N,), log q(token).
+    student, teacher: each may be float32 or bfloat16. token_ids, known: (...), the tokens and log q(token).
     """
+    results = tuple(torch.empty(token_ids.shape) for _ in range(4))
+    given, _kept = _given(student, teacher, token_ids, known)
+    given.logprobs, given.divergences, given.largest, given.log_totals = (part.data_ptr() for part in results)
+    functions().sampled_forward(ctypes.byref(given))
+    return results
 
-    def __init__(self, student: Tensor, teacher: Tensor, token_ids: Tensor, known: Tensor) -> None:
-        self._student, self._kept, rows = student, (teacher, token_ids, known), student.shape[:1]
-        self.logprobs, self.divergences, *self._totals = (torch.empty(rows) for _ in range(4))
-        given = self._given = _Sampled()
-        for part in (student, teacher):
-            check(part[:0], (0, student.shape[1]), *KINDS)
-            assert part.shape == student.shape and part.stride(1) == 1 and part.stride(0) >= part.shape[1]
-        given.student, given.teacher = student.data_ptr(), teacher.data_ptr()
-        given.student_stride, given.teacher_stride = student.stride(0), teacher.stride(0)
-        given.tokens, given.known = check(token_ids, rows, torch.int64), check(known, rows, torch.float32)
-        given.logprobs, given.divergences = self.logprobs.data_ptr(), self.divergences.data_ptr()
-        given.largest, given.log_totals = (part.data_ptr() for part in self._totals)
-        given.rows, given.count = student.shape
-        assert not len(token_ids) or 0 <= int(token_ids.min()) <= int(token_ids.max()) < given.count
-        given.student_kind, given.teacher_kind = KINDS[student.dtype], KINDS[teacher.dtype]
-        functions().sampled_forward(ctypes.byref(given))
 
-    def backward(self, by_logprobs: Tensor, by_divergences: Tensor) -> Tensor:
-        """Return the gradient of the student's logits (N, V), laid out as they are, from those of both terms (N,)."""
-        given, student, rows = self._given, self._student, self.logprobs.shape
-        result = student.new_empty_strided(student.shape, student.stride())
-        gradients = [part.contiguous() for part in (by_logprobs, by_divergences)]
-        given.by_logprobs, given.by_divergences = (check(part, rows, torch.float32) for part in gradients)
-        given.by_student = result.data_ptr()
-        functions().sampled_backward(ctypes.byref(given))
-        return result
+def sampled_terms_backward(
+    inputs: tuple[Tensor, Tensor, Tensor, Tensor], results: tuple[Tensor, ...], gradients: tuple[Tensor, Tensor]
+) -> Tensor:
+    """Return the gradient of the student's logits (..., V), in their type, from those of the two terms (...).
+
+    inputs, results: what `sampled_terms` was given, and all but the first of what it returned.
+    """
+    student, shape = inputs[0], inputs[2].shape
+    by_student = torch.empty(student.shape, dtype=student.dtype)
+    gradients = gradients[0].contiguous(), gradients[1].contiguous()
+    given, _kept = _given(*inputs)
+    given.divergences, given.largest, given.log_totals = (check(part, shape, torch.float32) for part in results)
+    given.by_logprobs, given.by_divergences = (check(part, shape, torch.float32) for part in gradients)
+    given.by_student = by_student.data_ptr()
+    functions().sampled_backward(ctypes.byref(given))
+    return by_student
+
+
+def _given(student: Tensor, teacher: Tensor, token_ids: Tensor, known: Tensor) -> tuple[_Sampled, list[Tensor]]:
+    """Return what both passes are told, and the tensors that have to live as long."""
+    given, num_logits = _Sampled(), student.shape[-1]
+    assert student.shape == teacher.shape == (*token_ids.shape, num_logits) and known.shape == token_ids.shape
+    assert not token_ids.numel() or 0 <= int(token_ids.min()) <= int(token_ids.max()) < num_logits
+    logits, others = [_rows(part) for part in (student, teacher)], [token_ids.contiguous(), known.contiguous()]
+    given.student, given.teacher = (part.data_ptr() for part in logits)
+    given.student_stride, given.teacher_stride = (part.stride(0) for part in logits)
+    given.student_kind, given.teacher_kind = (KINDS[part.dtype] for part in logits)
+    given.tokens = check(others[0], token_ids.shape, torch.int64)
+    given.known = check(others[1], token_ids.shape, torch.float32)
+    given.rows, given.count = token_ids.numel(), num_logits
+    return given, [*logits, *others]
+
+
+def _rows(logits: Tensor) -> Tensor:
+    """Return (N, V) as it is in memory, with room between rows, or else as a copy."""
+    check(logits.new_empty(0), (0,), *KINDS)
+    rows = logits.reshape(-1, logits.shape[-1])
+    return rows if rows.stride(1) == 1 and rows.stride(0) >= rows.shape[1] else rows.contiguous()

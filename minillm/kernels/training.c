@@ -2,11 +2,7 @@
 
 #include "rows.h"
 
-#ifdef _OPENMP
 #include <omp.h>
-#else
-#define omp_get_thread_num() 0
-#endif
 
 #define PIECE 1024 /* numbers that a thread goes through at a time */
 
@@ -107,3 +103,6 @@ void turn_heads(const void *heads, const float *rotation, void *result, int kind
         }
     }
 }
+
+/* Of a parallel part here: as many as torch has told, if both have the same OpenMP. */
+int most_threads(void) { return omp_get_max_threads(); }

@@ -81,9 +81,9 @@ class PolicyGradient:
         objective = run.config.objective
         self._run, self._credit, self._task_reward = run, credit, task_reward
         self._single_step_weight = single_step_weight
-        is_tempered = run.config.rollout.temperature != 1
+        in_float32 = run.config.rollout.temperature != 1 or objective.entropy_weight > 0
         self.recipe = Recipe(
-            run.config.inner_epochs, objective.averaging, objective.language_model_weight, in_float32=is_tempered
+            run.config.inner_epochs, objective.averaging, objective.language_model_weight, in_float32=in_float32
         )
 
     def observe(self, scores: Mapping[str, float]) -> None:
