@@ -105,8 +105,11 @@ def update_step_with_logits(student: Any, other: Tensor, batch: Experience, comp
     return float(loss.detach())
 
 
-def full_vocabulary_loss(own: Tensor, other: Tensor, batch: Experience) -> Tensor:
-    """Return the clipped policy loss plus the reverse KL, a mean over response tokens, from whole logits (B, T, V)."""
+def full_vocabulary_loss(own: Tensor, other: Tensor, batch: Any) -> Tensor:
+    """Return the clipped policy loss plus the reverse KL, a mean over response tokens, from whole logits (B, T, V).
+
+    batch: an Experience, or those of its fields (B, T) that are read here; B may be missing throughout.
+    """
     own, other = own.log_softmax(dim=-1), other.log_softmax(dim=-1)
     logprobs = own.gather(-1, batch.response_ids.unsqueeze(-1)).squeeze(-1)
     ratio = (logprobs - batch.old_logprobs).exp() * batch.ratios

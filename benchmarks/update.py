@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -166,30 +167,25 @@ def _loss(vocabulary: int, num_tokens: int, compute: Compute, loss: Callable[...
     return partial(loss, models, states, ids, _terms(zeros - 10, zeros - 10, zeros + 1), compute)
 
 
-def _surrogate(logits: list[Tensor], ids: Tensor, terms: dict[str, Tensor]) -> Tensor:
-    own, other = logits
-    losses = surrogate_loss(
-        own,
-        other,
-        ids,
-        policy_terms(terms),
-        clip_low=0.2,
-        clip_high=0.2,
-        single_step_weight=1.0,
-        entropy_weight=0.0,
-    )
-    return losses.loss.sum()
-
-
 def _chunked(models: list[Any], states: list[Tensor], ids: Tensor, terms: dict[str, Tensor], compute: Compute) -> None:
     heads = [Head.of(model, compute.dtype) for model in models]
 
     def block_loss(rows: slice, logits: list[Tensor]) -> Tensor:
-        return _surrogate(logits, ids[rows], {name: value[rows] for name, value in terms.items()})
+        losses = surrogate_loss(
+            logits[0],
+            logits[1],
+            ids[rows],
+            policy_terms({name: value[rows] for name, value in terms.items()}),
+            clip_low=0.2,
+            clip_high=0.2,
+            single_step_weight=1.0,
+            entropy_weight=0.0,
+        )
+        return losses.loss.sum() / len(ids)
 
     own, other = (Readout(*pair) for pair in zip(heads, states, strict=True))
     own.states.requires_grad_()
-    backward_through_head(own, [other], block_loss, memory_mib=compute.loss_memory_mib)
+    backward_through_head(own, [other], block_loss, memory_mib=compute.loss_memory_mib, in_float32=False)
 
 
 def _naive(models: list[Any], states: list[Tensor], ids: Tensor, terms: dict[str, Tensor], compute: Compute) -> None:
@@ -197,4 +193,5 @@ def _naive(models: list[Any], states: list[Tensor], ids: Tensor, terms: dict[str
     states[0].requires_grad_()
     with compute.autocast():
         logits, wanted = own(states[0]).float(), other(states[1]).detach().float()
-    _surrogate([logits, wanted], ids, terms).backward()
+    batch = SimpleNamespace(response_ids=ids, response_mask=torch.ones_like(ids, dtype=torch.bool), **terms)
+    baselines.full_vocabulary_loss(logits, wanted, batch).backward()
