@@ -112,8 +112,8 @@ def full_vocabulary_loss(own: Tensor, other: Tensor, batch: Any) -> Tensor:
     """
     own, other = own.log_softmax(dim=-1), other.log_softmax(dim=-1)
     logprobs = own.gather(-1, batch.response_ids.unsqueeze(-1)).squeeze(-1)
-    ratio = (logprobs - batch.old_logprobs).exp() * batch.ratios
-    policy = torch.maximum(-batch.advantages * ratio, -batch.advantages * ratio.clamp(0.8, 1.2))
+    ratio: Tensor = (logprobs - batch.old_logprobs).exp() * batch.ratios
+    policy: Tensor = torch.maximum(-batch.advantages * ratio, -batch.advantages * ratio.clamp(0.8, 1.2))
     divergence = (own.exp() * (own - other)).sum(dim=-1)
-    mask = batch.response_mask
+    mask: Tensor = batch.response_mask
     return ((policy + divergence) * mask).sum() / mask.sum()
