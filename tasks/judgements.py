@@ -17,6 +17,7 @@ import transformers
 
 from minillm.digests import content_sha256, digest
 from minillm.failpoints import failpoint
+from minillm.kernels.library import arithmetic as kernel_arithmetic
 from minillm.params import read_yaml
 from tasks.storage import STATE_DIR, write_json
 
@@ -42,6 +43,7 @@ def judgement_key(inputs: Iterable[Path], settings: Mapping[str, Any]) -> str:
         torch.backends.cpu.get_cpu_capability(),
         torch.get_num_threads(),
         torch.cuda.get_device_name() if torch.cuda.is_available() else "",
+        kernel_arithmetic(),
     ]
     return digest([contents, dict(settings), arithmetic]).hex()
 

@@ -158,6 +158,8 @@ def _arithmetic() -> dict[str, Any]:
     """Return what the same run would round otherwise with."""
     import torch
 
+    from minillm.kernels.library import arithmetic
+
     versions = {name: version(name) for name in _VERSIONS}
     devices = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     return {
@@ -165,6 +167,7 @@ def _arithmetic() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "processor": torch.backends.cpu.get_cpu_capability(),
         "devices": devices,
+        "kernels": arithmetic(),
         **versions,
     }
 

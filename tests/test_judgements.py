@@ -64,4 +64,6 @@ def test_the_key_hangs_on_weights_code_settings_and_arithmetic(project: Path, mo
     keys.append(key())
     monkeypatch.setattr(judgements.torch, "get_num_threads", lambda: 77)
     keys.append(key())
-    assert len(set(keys)) == 5 and key() == keys[-1]
+    monkeypatch.setattr(judgements, "kernel_arithmetic", lambda: "another compiler's")
+    keys.append(key())
+    assert len(set(keys)) == 6 and key() == keys[-1]

@@ -57,6 +57,12 @@ def library() -> ctypes.CDLL | None:
         return None
 
 
+def arithmetic() -> str:
+    """Return what tells how the kernels round: a hash of sources, compiler, flags and processor; "" without them."""
+    loaded = library()
+    return "" if loaded is None else Path(loaded._name).stem
+
+
 def functions() -> ctypes.CDLL:
     """Return the compiled sources where `library` has told that there are some."""
     loaded = library()
