@@ -63,7 +63,8 @@ class _SampledTerms(torch.autograd.Function):
         ctx: Any, student_logits: Tensor, teacher_logits: Tensor, token_ids: Tensor, teacher_logprobs: Tensor
     ) -> tuple[Tensor, Tensor]:
         inputs = student_logits, teacher_logits, token_ids, teacher_logprobs
-        ctx.is_fast = all(takes(part.dtype, part.device) for part in (student_logits, teacher_logits))
+        has_kernels = all(takes(part.dtype, part.device) for part in inputs[:2])
+        ctx.is_fast = has_kernels and teacher_logprobs.dtype == torch.float32
         if ctx.is_fast:
             results = losses.sampled_terms(*inputs)
             ctx.save_for_backward(*inputs, *results[1:])
@@ -128,8 +129,9 @@ def sampled_terms(
     teacher_logprobs: (...), the teacher's of the tokens under these logits: only the KL's value takes them, as what
     the teacher's logits lack to log-probabilities.
     """
+    known = teacher_logprobs.expand(token_ids.shape)
     result: tuple[Tensor, Tensor] = _SampledTerms.apply(  # type: ignore[no-untyped-call]
-        student_logits, teacher_logits.detach(), token_ids, teacher_logprobs
+        student_logits, teacher_logits.detach(), token_ids, known
     )
     return result
 

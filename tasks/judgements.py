@@ -42,8 +42,7 @@ def judgement_key(inputs: Iterable[Path], settings: Mapping[str, Any]) -> str:
         transformers.__version__,
         torch.backends.cpu.get_cpu_capability(),
         torch.get_num_threads(),
-        torch.cuda.get_device_name() if torch.cuda.is_available() else "",
-        kernel_arithmetic(),
+        torch.cuda.get_device_name() if torch.cuda.is_available() else kernel_arithmetic(),
     ]
     return digest([contents, dict(settings), arithmetic]).hex()
 

@@ -140,6 +140,21 @@ def test_logits_that_are_not_finite_are_told() -> None:
 
 
 @needs_kernels
+def test_kernels_do_not_hang_on_the_type_that_new_tensors_have_by_default() -> None:
+    student, teacher, ids = numbers(3, 300), numbers(3, 300, seed=1), torch.tensor([1, 2, 3])
+    known = teacher.log_softmax(-1).gather(1, ids[:, None]).squeeze(1)
+    wanted = sampled_terms(student, teacher, ids, known)
+    try:
+        torch.set_default_dtype(torch.float64)
+        found = sampled_terms(student, teacher, ids, known)
+        _, scales = training.normalised(student, torch.ones(300, dtype=torch.float32), 1e-4, torch.float32)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
+    assert_near(scales, student.double().square().mean(-1).add(1e-4).rsqrt())
+
+
+@needs_kernels
 @pytest.mark.parametrize("token", [-1, 300])
 def test_a_token_beyond_the_vocabulary_is_refused(token: int) -> None:
     with pytest.raises(AssertionError):

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minillm.kernels.library import KINDS, check, functions
+from minillm.kernels.library import KINDS, check, functions, room
 
 
 class RmsNorm:
@@ -68,7 +68,7 @@ class Attention:
         check(cache, cache.shape, cache.dtype)
         check(rotation, (count, 1, width // 2), torch.complex64)
         check(visible, (num_rows, columns), torch.bool)
-        weights = torch.empty(num_rows * num_queries * columns if num_new == 1 else 0)
+        weights = room([num_rows * num_queries * columns if num_new == 1 else 0])
         self._kept = cache, rotation, visible, places, weights
         self._address, self._layer_bytes = cache.data_ptr(), cache.stride(0) * cache.element_size()
         self._shape, self._dtype = (count, num_queries + 2 * num_keys, width), cache.dtype
@@ -87,7 +87,7 @@ class Attention:
         heads: (N, A + 2 K, D): queries, keys and values before their norms, if there are any, and before they turn.
         norms: of queries and of keys, or none.
         """
-        assert self._given.num_new == 1
+        assert self._given.num_new == 1 and not self._given.places
         result = heads.new_empty(len(heads), self._given.queries * self._given.width)
         functions().attend_once(self._about(layer, heads, norms, result))
         return result
@@ -122,6 +122,7 @@ class Attention:
         given.values = given.keys + self._layer_bytes // 2
         if norms:
             query, key = norms
+            assert len(query.weight) == len(key.weight) == given.width
             given.query_norm, given.query_smallest = query.address, query.smallest
             given.key_norm, given.key_smallest = key.address, key.smallest
         return ctypes.byref(given)
@@ -136,7 +137,7 @@ def drawn(logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     num_rows, num_tokens = logits.shape
     check(logits, (num_rows, num_tokens), torch.float32)
     check(uniforms, (num_rows,), torch.float64)
-    token_ids, logprobs = torch.empty(num_rows, dtype=torch.int64), torch.empty(num_rows)
+    token_ids, logprobs = logits.new_empty(num_rows, dtype=torch.int64), logits.new_empty(num_rows)
     pointers = (part.data_ptr() for part in (logits, uniforms, token_ids, logprobs))
     functions().draw(*pointers, num_rows, num_tokens)
     return token_ids, logprobs

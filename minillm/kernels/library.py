@@ -8,6 +8,7 @@ import os
 import shlex
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -79,6 +80,11 @@ def check(tensor: Tensor, shape: tuple[int, ...], *dtypes: torch.dtype) -> int:
     return tensor.data_ptr()
 
 
+def room(shape: Sequence[int]) -> Tensor:
+    """Return memory for float32 numbers, whatever types and devices new tensors have by default."""
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
+
+
 def takes(dtype: torch.dtype, device: torch.device) -> bool:
     """Return whether there are kernels for tensors of this type and device."""
     return device.type == "cpu" and dtype in KINDS and library() is not None
@@ -98,17 +104,22 @@ def _declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
         function.argtypes, function.restype = [_LETTERS[letter] for letter in letters], None
     num_threads = torch.get_num_threads()
     try:
-        torch.set_num_threads(num_threads + 1)
-        if loaded.most_threads() != num_threads + 1:
-            raise RuntimeError("the compiler's OpenMP is not the one of torch")
+        for told in (num_threads + 1, num_threads + 2):  # one could be what another OpenMP takes anyway
+            torch.set_num_threads(told)
+            if loaded.most_threads() != told:
+                raise RuntimeError("the compiler's OpenMP is not the one of torch")
     finally:
         torch.set_num_threads(num_threads)
     return loaded
 
 
 def _compiled(command: list[str]) -> Path:
-    """Return the shared library, made if this user has none of these sources, compiler, flags and processor."""
-    about = _output([*command, "-v", "-E", "-x", "c", "-"])
+    """Return the shared library, made if this user has none of these sources, compiler, flags and processor.
+
+    What a compiler defines tells its version and what it knows of the processor.
+    """
+    flags = [word for word in command if word.startswith("-")]
+    about = shlex.join(flags) + _output([*command, "-dM", "-E", "-x", "c", "-"])
     content = [path.read_bytes() for path in _SOURCES]
     path = _directory() / f"kernels-{sha256(b'|'.join([about.encode(), *content])).hexdigest()[:16]}.so"
     if not path.exists():
@@ -130,6 +141,6 @@ def _directory() -> Path:
 
 
 def _output(command: list[str]) -> str:
-    """Return what a compiler says, and what it says of itself."""
+    """Return what a compiler says."""
     done = subprocess.run(command, input=b"", capture_output=True, check=True, timeout=_TIMEOUT_S)
-    return (done.stdout + done.stderr).decode(errors="replace")
+    return done.stdout.decode(errors="replace")

@@ -10,7 +10,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-from minillm.kernels.library import KINDS, check, functions
+from minillm.kernels.library import KINDS, check, functions, room
 
 
 class _Sampled(ctypes.Structure):
@@ -30,7 +30,7 @@ def sampled_terms(student: Tensor, teacher: Tensor, token_ids: Tensor, known: Te
 
     student, teacher: each may be float32 or bfloat16. token_ids, known: (...), the tokens and log q(token).
     """
-    results = tuple(torch.empty(token_ids.shape) for _ in range(4))
+    results = tuple(room(token_ids.shape) for _ in range(4))
     given, _kept = _given(student, teacher, token_ids, known)
     given.logprobs, given.divergences, given.largest, given.log_totals = (part.data_ptr() for part in results)
     functions().sampled_forward(ctypes.byref(given))
@@ -45,7 +45,7 @@ def sampled_terms_backward(
     inputs, results: what `sampled_terms` was given, and all but the first of what it returned.
     """
     student, shape = inputs[0], inputs[2].shape
-    by_student = torch.empty(student.shape, dtype=student.dtype)
+    by_student = student.new_empty(student.shape)
     gradients = gradients[0].contiguous(), gradients[1].contiguous()
     given, _kept = _given(*inputs)
     given.divergences, given.largest, given.log_totals = (check(part, shape, torch.float32) for part in results)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from minillm.kernels.library import KINDS, check, functions
+from minillm.kernels.library import KINDS, check, functions, room
 
 
 def normalised(states: Tensor, weight: Tensor, smallest: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -16,7 +16,7 @@ def normalised(states: Tensor, weight: Tensor, smallest: float, dtype: torch.dty
 
     states: (..., H). weight: (H,), float32.
     """
-    result, scales = torch.empty(states.shape, dtype=dtype), torch.empty(states.shape[:-1])
+    result, scales = states.new_empty(states.shape, dtype=dtype), room(states.shape[:-1])
     pointer, width = check(states, states.shape, *KINDS), states.shape[-1]
     functions().norm_forward(
         *(pointer, KINDS[states.dtype], check(weight, (width,), torch.float32)),
@@ -28,7 +28,7 @@ def normalised(states: Tensor, weight: Tensor, smallest: float, dtype: torch.dty
 def normalised_backward(gradient: Tensor, states: Tensor, weight: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
     """Return the gradient of the states (..., H), in their type, and that of the weight (H,)."""
     by_states, width, num_threads = torch.empty_like(states), states.shape[-1], torch.get_num_threads()
-    by_weight = torch.zeros(num_threads, width)
+    by_weight = room([num_threads, width]).zero_()
     functions().norm_backward(
         *(check(gradient, states.shape, *KINDS), KINDS[gradient.dtype]),
         *(check(states, states.shape, *KINDS), KINDS[states.dtype]),
@@ -60,7 +60,7 @@ def turned(heads: Tensor, rotation: Tensor, num_scaled: int, scale: float, is_ba
     heads: each token's in a row, with others behind them or not.
     """
     count, num_heads, width = heads.shape
-    stride, result = heads.stride(0), torch.empty(heads.shape, dtype=heads.dtype)
+    stride, result = heads.stride(0), heads.new_empty(heads.shape)
     assert heads.stride() == (stride, width, 1) and stride >= num_heads * width and 0 <= num_scaled <= num_heads
     check(heads[:1].contiguous(), (min(count, 1), num_heads, width), *KINDS)
     sizes = count, num_heads, width, stride, num_scaled
