@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from minillm.heads import wide
 from minillm.kernels import losses
-from minillm.kernels.library import takes
+from minillm.kernels.compiled import takes
 from minillm.logprobs import mixture_logprobs, token_logprobs
 
 Divergence = Callable[[Tensor, Tensor], Tensor]

@@ -15,7 +15,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from minillm.heads import wide
 from minillm.kernels import training
-from minillm.kernels.library import takes
+from minillm.kernels.compiled import takes
 
 
 class Layout:

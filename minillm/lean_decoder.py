@@ -23,8 +23,8 @@ from transformers.activations import SiLUActivation
 from minillm.decoders import Decoder
 from minillm.gradients import joined
 from minillm.heads import Head, wide
+from minillm.kernels.compiled import takes
 from minillm.kernels.decoding import Attention, RmsNorm
-from minillm.kernels.library import takes
 from minillm.llama_family import heads_order, pair_order, rotation
 from minillm.logprobs import position_ids
 from minillm.packed_linear import PackedLinear

@@ -16,7 +16,7 @@ from torch.nn.functional import linear, silu
 from minillm.gradients import accumulate, accumulate_product, accumulate_rows, in_order, joined
 from minillm.heads import wide
 from minillm.kernels import training
-from minillm.kernels.library import KINDS, takes
+from minillm.kernels.compiled import KINDS, takes
 
 _PIECE_NUMBERS = 2**19  # of each of a few tensors that several operations read in turn
 
@@ -119,10 +119,8 @@ class _Normalised(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
         states, scale = ctx.saved_tensors
-        weight, places = (
-            in_order(wide(ctx.weight.detach()), ctx.order),
-            None if ctx.order is None else ctx.order.argsort(),
-        )
+        weight = in_order(wide(ctx.weight.detach()), ctx.order)
+        places = None if ctx.order is None else ctx.order.argsort()
         if ctx.is_fast:
             by_states, by_weight = training.normalised_backward(gradient.contiguous(), states, weight, scale)
             accumulate(ctx.weight, in_order(by_weight, places))

@@ -20,8 +20,8 @@ from torch.nn.functional import pad
 from minillm.decoders import Decoder, GenericDecoder, Reads
 from minillm.errors import NonFiniteError
 from minillm.heads import Head, LinearHead
+from minillm.kernels.compiled import takes
 from minillm.kernels.decoding import drawn
-from minillm.kernels.library import takes
 from minillm.lean_decoder import LeanDecoder, LeanModel
 from minillm.llama_family import is_supported
 from minillm.packed_model import packed_copy

@@ -17,7 +17,7 @@ import transformers
 
 from minillm.digests import content_sha256, digest
 from minillm.failpoints import failpoint
-from minillm.kernels.library import arithmetic as kernel_arithmetic
+from minillm.kernels.compiled import arithmetic as kernel_arithmetic
 from minillm.params import read_yaml
 from tasks.storage import STATE_DIR, write_json
 

@@ -158,7 +158,7 @@ def _arithmetic() -> dict[str, Any]:
     """Return what the same run would round otherwise with."""
     import torch
 
-    from minillm.kernels.library import arithmetic
+    from minillm.kernels.compiled import arithmetic
 
     versions = {name: version(name) for name in _VERSIONS}
     devices = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]

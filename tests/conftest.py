@@ -7,7 +7,7 @@ import torch
 from hypothesis import settings
 
 from minillm import packed_linear
-from minillm.kernels import library
+from minillm.kernels import compiled
 from tests.fake_endpoint import endpoint, store
 from tests.mlflow_place import empty_store, params
 from tests.prefect_place import prefect_api
@@ -30,4 +30,4 @@ settings.load_profile("patient")
 def operations(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything once by the kernels, where there is a compiler, and once without."""
     if request.param == "library":
-        monkeypatch.setattr(library, "library", lambda: None)
+        monkeypatch.setattr(compiled, "kernels", lambda: None)

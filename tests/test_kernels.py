@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from minillm.kernels.compiled import kernels
 from minillm.kernels.decoding import Attention, RmsNorm, drawn
-from minillm.kernels.library import library
 from tests.imports import ROOT
 
-needs_kernels = pytest.mark.skipif(library() is None, reason="no C compiler")
+needs_kernels = pytest.mark.skipif(kernels() is None, reason="no C compiler")
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 5e-3}  # of the largest number; bfloat16 has steps of 2^-8
 DTYPES = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 
@@ -209,7 +209,7 @@ def test_no_rounding_of_sums_makes_a_token_of_probability_0_come() -> None:
 def loaded(directory: Path, compiler: str) -> tuple[str, str]:
     """Return whether a new process has kernels, and what it says."""
     environment = {**os.environ, "CC": compiler, "XDG_CACHE_HOME": str(directory)}
-    code = "from minillm.kernels.library import library\nlibrary()\nprint(library() is not None)"
+    code = "from minillm.kernels.compiled import kernels\nkernels()\nprint(kernels() is not None)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment)
     return done.stdout.strip(), done.stderr
 

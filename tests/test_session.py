@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from minillm.kernels import library
+from minillm.kernels import compiled
 from minillm.types import StepReport, TrainingState
 from tasks import session as module
 from tasks.runner import drop_finished
@@ -115,11 +115,11 @@ def test_another_number_of_threads_starts_anew(monkeypatch: pytest.MonkeyPatch) 
     assert loop.began_at == 0
 
 
-@pytest.mark.skipif(library.library() is None, reason="no C compiler")
+@pytest.mark.skipif(compiled.kernels() is None, reason="no C compiler")
 def test_a_compiler_that_is_gone_starts_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KeyboardInterrupt):
         publish(Loop(tiny.tiny_llama(1), at={3: stop}), {})
-    monkeypatch.setattr(library, "library", lambda: None)
+    monkeypatch.setattr(compiled, "kernels", lambda: None)
     loop = Loop(tiny.tiny_llama(1))
     publish(loop, {})
     assert loop.began_at == 0

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minillm.kernels.library import KINDS, check, functions, room
+from minillm.kernels.compiled import KINDS, check, functions, room
 
 
 class RmsNorm:

@@ -10,7 +10,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-from minillm.kernels.library import KINDS, check, functions, room
+from minillm.kernels.compiled import KINDS, check, functions, room
 
 
 class _Sampled(ctypes.Structure):

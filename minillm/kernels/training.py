@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from minillm.kernels.library import KINDS, check, functions, room
+from minillm.kernels.compiled import KINDS, check, functions, room
 
 
 def normalised(states: Tensor, weight: Tensor, smallest: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -41,7 +41,7 @@ _ARGUMENTS = {  # of each function, by their letters
 
 
 @cache
-def library() -> ctypes.CDLL | None:
+def kernels() -> ctypes.CDLL | None:
     """Return the compiled sources; None if the C compiler is the empty one, or, with one warning, if it fails.
 
     The compiler is `cc`, or what the environment's CC names, with flags of its own. Everything is right without it, and
@@ -60,13 +60,13 @@ def library() -> ctypes.CDLL | None:
 
 def arithmetic() -> str:
     """Return what tells how the kernels round: a hash of sources, compiler, flags and processor; "" without them."""
-    loaded = library()
+    loaded = kernels()
     return "" if loaded is None else Path(loaded._name).stem
 
 
 def functions() -> ctypes.CDLL:
-    """Return the compiled sources where `library` has told that there are some."""
-    loaded = library()
+    """Return the compiled sources where `kernels` has told that there are some."""
+    loaded = kernels()
     assert loaded is not None
     return loaded
 
@@ -87,7 +87,7 @@ def room(shape: Sequence[int]) -> Tensor:
 
 def takes(dtype: torch.dtype, device: torch.device) -> bool:
     """Return whether there are kernels for tensors of this type and device."""
-    return device.type == "cpu" and dtype in KINDS and library() is not None
+    return device.type == "cpu" and dtype in KINDS and kernels() is not None
 
 
 def _command() -> list[str]:
