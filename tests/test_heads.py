@@ -78,7 +78,9 @@ def losses(name: str, student: Tensor, teacher: Tensor, ids: Tensor) -> Tensor:
     return named_divergence(name, **FAMILY[name])(student, teacher) + policy - 0.1 * entropy(student)
 
 
-def by_blocks(name: str, student: OneHead, teacher: OneHead, dtype: torch.dtype) -> tuple[list[Tensor], float]:
+def by_blocks(
+    name: str, student: OneHead, teacher: OneHead, dtype: torch.dtype, in_float32: bool = True
+) -> tuple[list[Tensor], float]:
     """Return the gradients of states and parameters, the states' first, and the loss."""
     (head, other_head), ids, total = (Head.of(model, dtype) for model in (student, teacher)), token_ids(), []
     own = random_states(1, dtype, head.state_size).requires_grad_()
@@ -89,7 +91,7 @@ def by_blocks(name: str, student: OneHead, teacher: OneHead, dtype: torch.dtype)
         return loss
 
     readouts = Readout(head, 2 * own), [Readout(other_head, random_states(2, dtype, other_head.state_size))]
-    backward_through_head(*readouts, block_loss, memory_mib=0)
+    backward_through_head(*readouts, block_loss, memory_mib=0, in_float32=in_float32)
     return [own.grad, *(parameter.grad for parameter in student.parameters())], float(torch.stack(total).sum())
 
 
@@ -110,6 +112,9 @@ def test_loss_and_gradient_are_those_of_all_logits_at_once(
 ) -> None:
     student, teacher = (kind(seed, torch.float64, bias, soft_cap) for kind, seed in zip(kinds, (3, 4), strict=True))
     produced, loss = by_blocks(name, student, teacher, torch.float64)
+    student.zero_grad()
+    as_made, same_loss = by_blocks(name, student, teacher, torch.float64, in_float32=False)
+    assert same_loss == loss and all(torch.equal(*pair) for pair in zip(as_made, produced, strict=True))
     own = random_states(1, torch.float64, Head.of(student).state_size).requires_grad_()
     other = teacher.plain_logits(random_states(2, torch.float64, Head.of(teacher).state_size)).detach()
     plain = losses(name, student.plain_logits(2 * own), other, token_ids()).sum()
